@@ -3,42 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from netdsl.backends.base import Backend
+from netdsl.backends.lazy_batch import materialize
 from netdsl.data import sources
 from netdsl.data.augment import bind_augmentation
 from netdsl.data.pictures import pictures_from_paths
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.revisions import REVISIONS, SPLIT
-from netdsl.data.samples import Batch, Dataset, Samples, evaluation_batches
+from netdsl.data.samples import Dataset, Samples, evaluation_batches
 from netdsl.errors import fail
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.ops.loss import rank_classes
+from netdsl.passes.batch_norm_folding import FoldedGraph
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.training.checks import (
     check_class_scores,
     check_images,
+    check_targets,
     evaluation_batch,
     evaluation_transform,
 )
 from netdsl.training.job import split_samples
+from netdsl.training.metrics.ranking import can_keep_scores
+from netdsl.training.metrics.table import METRICS, Score
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import recipe_of_weights
-from netdsl.training.run.score import Score, evaluate, evaluate_views
-from netdsl.training.step.compile import compile_evaluation
-from netdsl.training.step.graphs import scoring_graph
+from netdsl.training.recipe.targets import LABEL_THRESHOLD
+from netdsl.training.run.score import Views, evaluate, evaluate_views
+from netdsl.training.run.tally import Tally
+from netdsl.training.step.compile import compile_evaluation, compile_prediction
+from netdsl.training.step.graphs import has_label_probabilities, scoring_graph
 from netdsl.training.store import checkpoint
 from netdsl.training.store.pipeline_revisions import find_split_revision
-from netdsl.types import Array
+from netdsl.types import Array, dims
 
 TOP_K = 5
 TopClasses = list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """The metrics of one class, by name, None where undefined; and the number of images that have
+    it."""
+
+    name: str
+    images: int
+    metrics: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class PicturePrediction:
+    """The most likely classes of a picture with their probabilities; none if its scores contain
+    NaN. Of a net that gives the probability of each label by itself, all of them, and in `labels`
+    those that the picture has; else None."""
+
+    path: Path
+    top: TopClasses
+    labels: TopClasses | None = None
 
 
 @dataclass(frozen=True)
@@ -46,13 +75,13 @@ class EvaluationReport:
     """An evaluation on the test, validation or training images (`images` says which). `note` says
     what is known about training images that the weights were learned from.
 
-    `confusion[i, j]` counts the images of class i predicted as j. An image whose scores contain NaN
-    has no prediction."""
+    `confusion[i, j]` counts the images of class i predicted as j; there is none for images with
+    several labels. An image whose scores contain NaN has no prediction."""
 
     score: Score
     images: str
     classes: tuple[str, ...]
-    confusion: Array
+    confusion: Array | None
     note: str = ""
     skipped: tuple[str, ...] = ()
     """What is wrong with each skipped picture."""
@@ -60,14 +89,53 @@ class EvaluationReport:
     @property
     def unclassified(self) -> int:
         """The number of images without a prediction."""
-        return self.score.images - int(self.confusion.sum())
+        return 0 if self.confusion is None else self.score.images - int(self.confusion.sum())
+
+    @property
+    def means(self) -> dict[str, float | None]:
+        """The metrics of all classes, by name."""
+        return {name: m.measure(self.score) for name, m in METRICS.items()}
+
+    def class_results(self) -> list[ClassResult]:
+        """The metrics of each class, in the order of the classes."""
+        columns = {
+            name: m.measure_classes(self.score)
+            for name, m in METRICS.items()
+            if m.measure_classes is not None
+        }
+        return [
+            ClassResult(
+                name,
+                int(self.score.counts.actual[i]),
+                {k: _value_at(values, i) for k, values in columns.items()},
+            )
+            for i, name in enumerate(self.classes)
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        results = self.class_results()
+        classes = [{"name": r.name, "images": r.images, **r.metrics} for r in results]
+        return {
+            **self.means,
+            "images": self.score.images,
+            "part": self.images,
+            "bad_pictures": list(self.skipped),
+            "classes": classes,
+            "confusion": None if self.confusion is None else self.confusion.tolist(),
+        }
 
     def confused_pairs(self) -> list[tuple[str, str, int]]:
         """Returns (class, predicted class, count) of the misclassified images, most frequent
         first."""
-        pairs = ((int(i), int(j)) for i, j in np.argwhere(self.confusion) if i != j)
-        ranked = sorted(pairs, key=lambda p: -self.confusion[p])
-        return [(self.classes[i], self.classes[j], int(self.confusion[i, j])) for i, j in ranked]
+        if self.confusion is None:
+            return []
+        counts = {(i, j): int(self.confusion[i, j]) for i, j in np.argwhere(self.confusion)}
+        ranked = sorted((p for p in counts if p[0] != p[1]), key=lambda p: -counts[p])
+        return [(self.classes[i], self.classes[j], counts[i, j]) for i, j in ranked]
+
+
+def _value_at(values: Array | None, i: int) -> float | None:
+    return None if values is None or np.isnan(values[i]) else float(values[i])
 
 
 @dataclass(frozen=True)
@@ -79,6 +147,8 @@ class _Part:
     note: str = ""
 
 
+_ALL_LEARNED = "the weights were learned from these images"
+_PART_LEARNED = "the weights were learned from a part of these images, as `limit` says"
 _OTHER_DATA = "the data are not those of the run, which may have learned from some of these images"
 _OTHER_SPLIT = (
     "the weights were learned from most of these images; another version of netdsl held out the "
@@ -110,20 +180,23 @@ class Predictor:
         return evaluation_transform(network, self.recipe.data)(pictures_from_paths([path]))
 
     def _network(self, batch: int) -> Network:
-        return self.network(self.recipe.settings(training=False, batch=batch))
+        network = self.network(self.recipe.settings(training=False, batch=batch))
+        check_class_scores(network, self.recipe, self.classes, self.checkpoint.origin)
+        return network
 
-    def _executor(self, network: Network) -> FoldedExecutor:
-        check_class_scores(network, self.classes, self.checkpoint.origin)
-        folded = compile_evaluation(network, self.recipe)
+    def _executor(self, folded: FoldedGraph) -> FoldedExecutor:
         executor = FoldedExecutor(folded, self.backend, self.state)
         executor.refresh()
         return executor
 
-    def evaluate(self, folder: str | None, sizes: Sequence[int] = ()) -> EvaluationReport:
+    def evaluate(
+        self, folder: str | None, sizes: Sequence[int] = (), flip: bool = False
+    ) -> EvaluationReport:
         """Evaluates on the test images of the recipe's source, else on its validation images or
         those that the run held out, else on its training images. With `sizes`, each image is
-        evaluated with its short side resized to each of them, and the scores are averaged as suits
-        the loss."""
+        evaluated with its short side resized to each of them; with `flip`, each of these views is
+        evaluated with its mirror image too. The scores of the views are averaged as suits the
+        loss."""
         data = self.recipe.data
         dataset = sources.load(data.source, folder, data.is_skipping_bad_pictures)
         part = self._choose_part(dataset)
@@ -131,29 +204,30 @@ class Predictor:
         learning = elaborate(self.program, self.recipe.net, self.recipe.settings(training=True))
         network = self._network(evaluation_batch(learning, data))
         check_images(network, data, samples.image_shape)
-        executor = self._executor(network)
-        n = len(self.classes)
-        confusion = np.zeros((n, n), dtype=np.int64)
-
-        def count(batch: Batch, out: Mapping[str, Array]) -> None:
-            said = rank_classes(self.backend.download(out["scores"]))[:, 0]
-            called = (batch.weights > 0) & (said >= 0)
-            np.add.at(confusion, (batch.labels[called], said[called]), 1)
-
-        views = [
-            evaluation_batches(samples, network.batch, transform)
-            for transform in self._transforms(network, sizes)
-        ]
-        name = network.image_input
-        if len(views) == 1:
-            score = evaluate(executor, name, views[0], count)
+        recipe = replace(self.recipe, is_multi_label=samples.is_multi_label)
+        check_targets(network, recipe, samples)
+        executor = self._executor(compile_evaluation(network, recipe))
+        transforms = self._transforms(network, sizes)
+        if flip:
+            _check_mirror(network)
+        n, name = len(self.classes), network.image_input
+        tally = Tally(
+            n,
+            samples.is_multi_label,
+            keeps_scores=can_keep_scores(len(samples), n),
+            has_matrix=not samples.is_multi_label,
+        )
+        batches = [evaluation_batches(samples, network.batch, t) for t in transforms]
+        if len(transforms) == 1 and not flip:
+            score = evaluate(executor, name, batches[0], tally)
         else:
-            graph = scoring_graph(self.recipe, network.batch, n, network.dtype)
-            scoring = Executor(graph, self.backend, self.state)
-            mean = self.recipe.loss.average_scores
-            score = evaluate_views(executor, scoring, mean, name, views, count)
+            scoring = Executor(scoring_graph(network, recipe), self.backend, self.state)
+            mean = recipe.loss.average_scores
+            views = zip(*batches, strict=True)
+            seen = map(_add_mirror_images, views) if flip else views
+            score = evaluate_views(executor, scoring, mean, name, seen, tally)
         return EvaluationReport(
-            score, part.name, self.classes, confusion, part.note, dataset.picture_errors
+            score, part.name, self.classes, tally.confusion, part.note, dataset.picture_errors
         )
 
     def _transforms(self, network: Network, sizes: Sequence[int]) -> list[Preprocessing]:
@@ -182,7 +256,8 @@ class Predictor:
             return _Part("training", dataset.train, _OTHER_DATA)
         revision = find_split_revision(self.checkpoint)
         if revision is None:
-            return _Part("training", dataset.train, "the weights were learned from these images")
+            note = _PART_LEARNED if self.recipe.data.limit else _ALL_LEARNED
+            return _Part("training", dataset.train, note)
         if revision != 1 + len(REVISIONS[SPLIT]):
             return _Part("training", dataset.train, _OTHER_SPLIT)
         return _Part("validation", split_samples(dataset, self.recipe)[1])
@@ -198,22 +273,34 @@ class Predictor:
             message = f"{self.checkpoint.origin} has no class `{strange[0]}`, which the data has"
             raise fail(message, help=f"its classes are {known}")
         places = np.array([self.classes.index(c) for c in classes], np.int32)
-        return Samples(samples.images, places[samples.labels])
+        return samples.renumber(places, len(self.classes))
 
-    def predict(self, images: Sequence[Path]) -> list[tuple[Path, TopClasses]]:
-        """Returns the most likely classes of each picture with their probabilities; none if its
-        scores contain NaN."""
+    def predict(self, images: Sequence[Path]) -> list[PicturePrediction]:
+        """Returns what the net says of each picture."""
         network = self._network(1)
-        executor, name = self._executor(network), network.image_input
+        has_labels = has_label_probabilities(network, self.recipe)
+        executor = self._executor(compile_prediction(network, self.recipe))
         found = []
         for path in images:
-            given = {
-                name: self.load_picture(network, path),
-                "labels": np.zeros(1, np.int32),
-                "weights": np.ones(1, np.float32),
-            }
-            out = executor.run(given)
+            out = executor.run({network.image_input: self.load_picture(network, path)})
             scores, shares = (self.backend.download(out[k]) for k in ("scores", "probabilities"))
-            best = [i for i in rank_classes(scores)[0, :TOP_K] if i >= 0]
-            found.append((path, [(self.classes[i], float(shares[0, i])) for i in best]))
+            ranked = rank_classes(scores)[0]
+            best = ranked if has_labels else ranked[:TOP_K]
+            top = [(self.classes[i], float(shares[0, i])) for i in best if i >= 0]
+            labels = [(name, p) for name, p in top if p > LABEL_THRESHOLD] if has_labels else None
+            found.append(PicturePrediction(path, top, labels))
         return found
+
+
+def _check_mirror(network: Network) -> None:
+    """Raises NetError if the net takes vectors, which have no mirror image."""
+    if len(network.image_shape) != 3:
+        raise fail(
+            f"the net takes vectors of {dims(network.image_shape)}, which have no mirror image",
+            help="leave out `--flip`",
+        )
+
+
+def _add_mirror_images(views: Views) -> Views:
+    """The views of a batch, and the mirror image of each."""
+    return (*views, *(replace(v, images=materialize(v.images)[:, :, ::-1]) for v in views))

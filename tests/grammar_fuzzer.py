@@ -14,6 +14,7 @@ from typing import Any
 from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import STATISTICS
+from netdsl.data.mixing import MIXINGS
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.insight.net_tests import QUERIES
@@ -47,8 +48,8 @@ TABLES: dict[str, Sequence[Signature]] = {
     key: [x.signature for x in table.values()]
     for key, table in (
         ("source", SOURCES),
-        ("normalize", STATISTICS),
-        ("augment", AUGMENTATIONS),
+        ("normalize", {k: x for k, x in STATISTICS.items() if len(x.mean) == 1}),  # of digits
+        ("augment", {**AUGMENTATIONS, **MIXINGS}),
         ("eval_transform", {k: a for k, a in AUGMENTATIONS.items() if not a.draw_count}),
         ("loss", LOSSES),
         ("optimizer", OPTIMIZERS),
@@ -146,6 +147,7 @@ def matching_value(r: TextDraw, p: Param) -> str:
 VALUES = [
     *("1", "2", "3", "4", "8", "0.5", "1e-3", "0.1", "yes", "no", "none", "3x3", "2x2", "same"),
     *("[1, 2]", "[1, 1, 1, 1]", '"*.bias"', '("*.bias", 0.1)', "[0.25, 1]", "float16"),
+    *("refuse", "balanced"),
 ]
 SCOPE = Scope()
 

@@ -24,7 +24,7 @@ LENET = str(MODELS / "lenet.net")
 def test_help_teaches_with_an_example_for_each_command(netdsl: Any) -> None:
     code, out, _ = netdsl("--help")
     assert code == 0
-    commands = "check fmt test summary compile explain time train eval predict gradcheck"
+    commands = "check fmt test summary compile explain time train sweep eval predict gradcheck"
     for command in commands.split():
         assert command in out
         code, text, _ = netdsl(command, "--help")
@@ -276,3 +276,10 @@ def test_resume_is_told_what_it_goes_on_with(netdsl: Any, tmp_path: Path) -> Non
     assert "train.epochs = 2, was 1" in err
     assert "epoch 2/2" in err
     assert "train.epochs = 2 (was 1)" in (tmp_path / "a" / "recipe.net").read_text()
+    assert "the run is finished" not in err
+    code, _, err = netdsl("train", "--resume", "a")
+    assert code == 1
+    assert "the run is finished; `--set train.epochs=N` continues it" in err
+    code, _, err = netdsl("train", "--resume", "a", "--set", "train.epochs=1")
+    assert code == 2
+    assert "has trained 2 epochs already, more than `train.epochs = 1`" in err

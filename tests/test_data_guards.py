@@ -16,7 +16,8 @@ from netdsl.data.config import STATISTICS, resolve_data
 from netdsl.data.idx import read_idx
 from netdsl.data.npz import read_arrays
 from netdsl.data.preprocessing import Preprocessing
-from netdsl.data.samples import Dataset, Samples, make_rng, split, training_batches
+from netdsl.data.rng import make_rng
+from netdsl.data.samples import Dataset, Samples, split, training_batches
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder

@@ -39,6 +39,7 @@ FLOORS = [
     "backends",
     "runtime",
     "data",
+    "training.metrics",
     "training.recipe",
     "training.step",
     "training.checks",

@@ -24,13 +24,13 @@ NET = "net n { input(8x8x1); fc(10) }\ndata { source = digits, batch = 64 }\n"
 
 @dataclass
 class Readback:
-    found: Mapping[str, float]
+    found: Mapping[str, Any]
     asked: list[int]
 
     def is_ready(self) -> bool:
         return False
 
-    def result(self) -> Mapping[str, float]:
+    def result(self) -> Mapping[str, Any]:
         self.asked[0] -= 1
         return self.found
 
@@ -42,10 +42,10 @@ class Late(ArrayBackend):
     asked: list[int] = field(default_factory=lambda: [0])
     most: list[int] = field(default_factory=list)
 
-    def start_readback(self, numbers: Mapping[str, Any]) -> Readback:
+    def start_readback(self, outputs: Mapping[str, Any]) -> Readback:
         self.asked[0] += 1
         self.most.append(self.asked[0])
-        return Readback({k: float(v) for k, v in numbers.items()}, self.asked)
+        return Readback({k: self.download(v) for k, v in outputs.items()}, self.asked)
 
 
 def trained(text: str, backend: Any, out: Path, stop: int = 10**9) -> bytes:

@@ -254,8 +254,10 @@ def test_pictures_are_predicted_as_by_the_command(
     opened = [Image.open(path) for path in paths]
     mixed = [str(paths[0]), opened[1], pictures[2]]
     for given_pictures in (paths, opened, pictures, mixed, tuple(map(str, paths))):
-        for found, (_, best) in zip(net.predict(given_pictures), wanted, strict=True):
-            assert found.top() == [(label, pytest.approx(p, abs=1e-6)) for label, p in best]
+        for found, of_command in zip(net.predict(given_pictures), wanted, strict=True):
+            top = [(label, pytest.approx(p, abs=1e-6)) for label, p in of_command.top]
+            assert found.top() == top
+            assert found.labels == (found.label,)
             assert (found.label, found.probability) == found.top(1)[0]
             assert net.classes[found.index] == found.label
     assert net.predict(paths[1]) == net.predict(opened[1]) == net.predict(pictures[1])
@@ -592,7 +594,7 @@ def test_labels_may_be_names_and_parts_are_used(folder: Path, tmp_path: Path) ->
         ),
         ((PICTURES, LABELS / 2), "`y_train` is 48 float64, but labels are integers or names"),
         ((PICTURES, LABELS * 1.0), r"y_train.astype\(int\)"),
-        ((PICTURES, np.eye(3)[LABELS]), r"y_train.argmax\(axis=1\)"),
+        ((PICTURES, np.eye(3)[LABELS]), r"exactly one: `labels.argmax\(axis=1\)`"),
         ((PICTURES, LABELS[:, None]), r"y_train.ravel\(\)"),
         ((PICTURES, None), "`y_train` is scalar object"),
         ((PICTURES.astype(np.int64), LABELS), r"x_train.astype\(np.uint8\)"),
@@ -619,7 +621,7 @@ def test_labels_may_be_names_and_parts_are_used(folder: Path, tmp_path: Path) ->
         ({"x_train": PICTURES}, "`y_train` is missing"),
         ({"x_test": PICTURES, "y_test": LABELS}, "`x_train` is missing"),
         ({"images": PICTURES, "labels": LABELS}, "no data set `images`"),
-        ({"x_train": PICTURES, "y_train": LABELS, "classes": ["a", "b"]}, "highest label is 2"),
+        ({"x_train": PICTURES, "y_train": LABELS, "classes": ["a", "b"]}, "holds the label 2"),
         (
             {"x_train": PICTURES, "y_train": LABELS.astype(str), "classes": ["0", "1"]},
             "`2`, which is not one of `classes`",

@@ -192,7 +192,7 @@ def test_the_run_stops_when_nothing_gets_better(tmp_path: Path) -> None:
     )
     trainer.run(tmp_path, lambda p: None, lambda m: None)
     assert trainer.progress.epoch == 1 + 2
-    assert trainer.progress.best_epoch == 1
+    assert trainer.progress.best_epoch(None) == 1
 
 
 def test_every_nth_epoch_is_kept(tmp_path: Path) -> None:

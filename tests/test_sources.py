@@ -82,6 +82,8 @@ def test_arrays_are_read(tmp_path: Path) -> None:
         assert dataset.train.labels.dtype == np.int32
         assert dataset.read_test is not None
         assert dataset.read_test().labels.tolist() == [3, 0]
+    np.savez(tmp_path / "z.npz", **GOOD, classes=["ant", "bee", "wasp", "fly"])
+    assert read_arrays(tmp_path / "z.npz").classes == ("ant", "bee", "wasp", "fly")
     np.savez(tmp_path / "y.npz", images=np.asfortranarray(GOOD["images"][..., 0]), labels=[1] * 4)
     dataset = read_arrays(tmp_path / "y.npz")
     assert dataset.train.images.shape == (4, 5, 6, 1)
@@ -93,7 +95,14 @@ def test_arrays_are_read(tmp_path: Path) -> None:
     [
         ({"labels": np.zeros(3, int)}, "4 images and 3 labels"),
         ({"labels": np.zeros(4)}, "not one integer"),
-        ({"labels": np.zeros((4, 10), int)}, "not one integer"),
+        ({"labels": np.zeros((4, 10), int)}, "`labels` in .* has several labels"),
+        ({"labels": np.zeros((4, 1), int)}, "not one integer"),
+        ({"labels": np.zeros((4, 2, 2), int)}, "not one integer"),
+        ({"labels": np.full((4, 2), 2)}, "holds 2 for image 0 and class 0"),
+        ({"classes": np.array(["a"])}, "holds the label 3, but there are 1 `classes`"),
+        ({"classes": np.array(["a", "a"])}, "two of `classes` in .* are called `a`"),
+        ({"classes": np.array([["a", "b"]])}, "1x2, not a list of names"),
+        ({"classes": np.array([0, 1])}, "not text"),
         ({"labels": np.array([0, 1, -1, 0])}, "the label -1"),
         ({"labels": np.array([0, 1, 10**9, 0])}, "the label 1000000000"),
         ({"labels": None}, "no array `labels`"),
@@ -111,6 +120,21 @@ def test_wrong_arrays_are_named(tmp_path: Path, change: dict[str, Any], complain
     with pytest.raises(NetError, match=complaint) as e:
         read_arrays(path)
     assert "x.npz" in str(e.value)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float32])
+def test_several_labels_an_image_are_read(tmp_path: Path, dtype: type) -> None:
+    labels = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], dtype)
+    images = {"images": GOOD["images"], "test_images": GOOD["test_images"]}
+    np.savez(tmp_path / "x.npz", **images, labels=labels, test_labels=labels[:2])
+    dataset = read_arrays(tmp_path / "x.npz")
+    assert dataset.classes == ("0", "1", "2")
+    assert dataset.train.is_multi_label
+    assert dataset.train.labels.dtype == np.uint8
+    assert dataset.train.labels.tolist() == labels.tolist()
+    assert dataset.read_test is not None
+    assert dataset.read_test().labels.tolist() == labels[:2].tolist()
+    assert dataset.train.count_by_class(3).tolist() == [2, 2, 2]
 
 
 @pytest.mark.parametrize("name", list(GOOD))

@@ -26,6 +26,7 @@ from netdsl.training.recipe.initial_weights import match_states
 from netdsl.training.recipe.losses import LOSSES
 from netdsl.training.recipe.precision import LOW_PRECISIONS
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
+from netdsl.training.recipe.targets import Targets
 from netdsl.training.run.nan_check import can_continue
 from netdsl.training.step.graphs import training_graph
 from netdsl.training.step.loss_scale import SCALE, SCALE_STATES, SKIP_FLAG, LossScale, is_exhausted
@@ -124,7 +125,7 @@ def judged(accuracy: float | None, loss: float | None, train: float = 1.0) -> di
 )
 def test_the_best_epoch(history: list[dict[str, Any]], best: int) -> None:
     """By accuracy, then by loss, then the first; by the training loss where nothing is held out."""
-    assert after(*history).best_epoch == best
+    assert after(*history).best_epoch(None) == best
 
 
 @pytest.mark.parametrize(
@@ -340,7 +341,8 @@ def test_states_are_taken_over_where_shape_and_name_agree() -> None:
 def test_the_squared_error_is_a_mean_over_classes() -> None:
     b = Builder(dtype="float64")
     scores = b.input("s", TensorType((2, 3), "float64"))
-    labels = b.input("l", TensorType((2,), "int32"))
-    graph = b.build({"y": LOSSES["mse"].build(b, scores, labels)})
+    labels, weights = b.input("l", TensorType((2,), "int32")), b.const(1.0)
+    targets = Targets(3, weights, labels)
+    graph = b.build({"y": LOSSES["mse"].build(b, scores, targets)}, prune=True)
     values = {"s": np.array([[1.0, 2.0, 4.0], [0, 0, 0]]), "l": np.array([1, 2], np.int32)}
     assert evaluate_results(graph, values)["y"].tolist() == [(1 + 1 + 16) / 3, 1 / 3]

@@ -138,7 +138,7 @@ def test_a_run_is_evaluated_on_images_that_it_held_out(
     found = json.loads(out)
     assert (code, found["part"], found["images"]) == (0, "validation", 10)
     assert found["loss"] == pytest.approx(saved.metrics["val_loss"], rel=1e-5)
-    assert "10 validation images\n\nrows" in netdsl("eval", "run", *cpu)[1]
+    assert "10 validation images\nmeans" in netdsl("eval", "run", *cpu)[1]
     assert netdsl("train", "all.net", "--out", "all", *cpu)[0] == 0
     out = netdsl("eval", "all", *cpu)[1]
     assert "40 training images\nthe weights were learned from these images\n" in out
@@ -148,7 +148,7 @@ def test_a_run_is_evaluated_on_images_that_it_held_out(
     _write_arrays(
         tmp_path / "x.npz", 40, test_images=np.zeros((6, 4, 4), np.uint8), test_labels=[0] * 6
     )
-    assert "6 test images\n\nrows" in netdsl("eval", "run", *cpu)[1]
+    assert "6 test images\nmeans" in netdsl("eval", "run", *cpu)[1]
     progress = {**saved.progress, "pipeline": {"validation split": 1}}
     checkpoint.save(tmp_path / "old.safetensors", replace(saved, progress=progress))
     _write_arrays(tmp_path / "x.npz")
@@ -167,10 +167,11 @@ def test_pictures_are_predicted_as_the_test_set_is(run: Any, tmp_path: Path) -> 
         pixels = np.round(digits.images[i] * (255 / 16)).astype(np.uint8)
         paths.append(tmp_path / f"{digits.target[i]}-{i}.png")
         Image.fromarray(pixels).save(paths[-1])
-    for path, top in Predictor(run[1] / "best.safetensors", REFERENCE).predict(paths):
-        right += path.name.startswith(top[0][0])
-        assert len(top) == 5
-        assert [p for _, p in top] == sorted((p for _, p in top), reverse=True)
+    for found in Predictor(run[1] / "best.safetensors", REFERENCE).predict(paths):
+        right += found.path.name.startswith(found.top[0][0])
+        assert len(found.top) == 5
+        assert [p for _, p in found.top] == sorted((p for _, p in found.top), reverse=True)
+        assert found.labels is None
     assert right >= 16
 
 

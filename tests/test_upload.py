@@ -112,6 +112,14 @@ class There:
     def dtype(self) -> Any:
         return self.array.dtype
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.array.nbytes
+
     def copy_to_host_async(self, pointer: int, nbytes: int, stream: _Stream) -> None:
         assert nbytes == self.array.nbytes
         stream.put(lambda: ctypes.memmove(pointer, self.array.ctypes.data, nbytes))
@@ -179,19 +187,25 @@ def test_what_is_copied_may_change_at_once(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_numbers_come_back_as_they_were_when_they_were_asked_for(seed: int) -> None:
+def test_outputs_come_back_as_they_were_when_they_were_asked_for(seed: int) -> None:
     machine = Machine(seed)
     readings, stream = ReadbackPool(machine), machine.Stream(True)
     step, loss = There(np.zeros((), np.int32)), There(np.zeros((), np.float32))
+    scores = There(np.zeros((3, 5), np.float32))
+    outputs = {"step": step, "scores": scores, "loss": loss}
     waiting: deque[Any] = deque()
     for i in range(40):
-        stream.put(lambda i=i: (step.array.fill(i), loss.array.fill(i / 4)))
-        waiting.append(readings.start({"step": step, "loss": loss}, stream))
+        stream.put(lambda i=i: (step.array.fill(i), scores.array.fill(-i), loss.array.fill(i / 4)))
+        waiting.append(readings.start(outputs, stream))
         machine.some()
         while waiting and (len(waiting) > 3 or waiting[0].is_ready()):
             number = i + 1 - len(waiting)
-            assert waiting.popleft().result() == {"step": number, "loss": number / 4}
-    assert len(readings._free[2]) <= 4
+            found = waiting.popleft().result()
+            assert found["scores"].shape == (3, 5)
+            assert (found["scores"] == -number).all()
+            assert (int(found["step"]), float(found["loss"])) == (number, number / 4)
+    ((size, free),) = readings._free.items()
+    assert (size, len(free) <= 4) == (8 + 64 + 8, True)
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,10 @@ class Computation:
     at: str | None
     takes_floats: bool
 
-    def build(self, network: Network) -> Graph:
+    def build(self, network: Network, recipe: Recipe) -> Graph:
         """Raises NetError if there is no such place, or if the net gives no scores."""
         if self.at is None:
-            return prediction_graph(network)
+            return prediction_graph(network, recipe)
         value = network.find_node(self.at).name
         return Graph(network.graph.nodes, {"value": value}, name=network.name)
 
@@ -108,7 +108,7 @@ class ForwardRunner:
         computation = Computation(at, inputs.are_floats)
         count = len(inputs)
         if count == 0:
-            graph = computation.build(self._net.elaborate(1, inputs.are_floats))
+            graph = computation.build(self._net.elaborate(1, inputs.are_floats), self._net.recipe)
             return {k: _empty(graph, name) for k, name in graph.outputs.items()}
         limit = 1 if count == 1 else self._batch_limit
         parts = []
@@ -137,7 +137,7 @@ class ForwardRunner:
     def _compile(self, computation: Computation, size: int) -> _Compiled:
         with _COMPILE_LOCK:
             network = self._net.elaborate(size, computation.takes_floats)
-            graph = computation.build(network)
+            graph = computation.build(network, self._net.recipe)
             if not self._state.arrays:
                 self._state.load(self._weights, network.graph.states, "the net")
             return _Compiled(graph, network.image_input, self._backend, self._state)

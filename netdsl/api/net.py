@@ -29,6 +29,7 @@ from netdsl.training.checks import check_class_scores, evaluation_transform, has
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import recipe_of_net, recipe_of_weights, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import resolve_file, resolve_net_file
+from netdsl.training.step.graphs import has_label_probabilities
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
 from netdsl.training.store.output_files import check_outputs, check_suffix
@@ -90,6 +91,12 @@ class Net:
         scores, names = self._network.main_output.type.shape[-1], self._given.classes
         is_named = bool(names) and (self._given.weights is not None or len(names) == scores)
         return names if is_named else tuple(map(str, range(scores)))
+
+    @cached_property
+    def is_multi_label(self) -> bool:
+        """Whether the net says of each label by itself whether an image has it: it was trained with
+        `bce`, or ends in sigmoids. An image may then have several labels, or none."""
+        return has_label_probabilities(self._network, self._source.recipe)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -165,7 +172,7 @@ class Net:
         return self._runner.run(inputs, place)["value"]
 
     def predict(self, images: Any) -> list[Prediction]:
-        """The most likely class of each image.
+        """The most likely class of each image, or its labels.
 
         Images are pictures, which go through the net's preprocessing (resized, cropped,
         normalised) as in `netdsl predict`: a path, an image of Pillow, a list of these, or bytes
@@ -173,15 +180,16 @@ class Net:
         a single channel, the last axis may be left out. No images have no predictions. Raises
         NetError for anything else, and if a score is not a number."""
         found = self._score(images)
-        return make_predictions(self.classes, found["scores"], found["probabilities"])
+        scores, probabilities = found["scores"], found["probabilities"]
+        return make_predictions(self.classes, scores, probabilities, self.is_multi_label)
 
     def probabilities(self, images: Any) -> Array:
-        """The probabilities of all classes, [N, classes], for images as in `predict`. Raises
-        NetError as `predict` does."""
+        """The probabilities of all classes, [N, classes], for images as in `predict`: the sum of a
+        row is 1, unless the net `is_multi_label`. Raises NetError as `predict` does."""
         return self._score(images)["probabilities"]
 
     def _score(self, images: Any) -> dict[str, Array]:
-        check_class_scores(self._network, self.classes, self._given.origin)
+        check_class_scores(self._network, self._source.recipe, self.classes, self._given.origin)
         found = self._runner.run(self._inputs(images))
         check_numbers(found["scores"])
         return found

@@ -8,17 +8,21 @@ import numpy as np
 
 from netdsl.errors import fail
 from netdsl.ops.loss import rank_classes
+from netdsl.training.recipe.targets import LABEL_THRESHOLD
 from netdsl.types import Array
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most likely class of a picture: its name, its number, and its probability. `classes` are
-    the names of all, and `probabilities` theirs, [classes]."""
+    """The most likely class of a picture: its name, its number, and its probability. `labels` are
+    the names of what the picture has: of a net for several labels an image those with a probability
+    above 0.5, most likely first, maybe none; otherwise that class alone. `classes` are the names of
+    all, and `probabilities` theirs, [classes]."""
 
     label: str
     index: int
     probability: float
+    labels: tuple[str, ...]
     classes: tuple[str, ...] = field(repr=False, compare=False)
     probabilities: Array = field(repr=False, compare=False)
     ranking: Array = field(repr=False, compare=False)
@@ -43,10 +47,16 @@ def check_numbers(scores: Array) -> None:
 
 
 def make_predictions(
-    classes: tuple[str, ...], scores: Array, probabilities: Array
+    classes: tuple[str, ...], scores: Array, probabilities: Array, is_multi_label: bool
 ) -> list[Prediction]:
     """The predictions for scores and probabilities [N, classes]."""
-    return [
-        Prediction(classes[best[0]], int(best[0]), float(p[best[0]]), classes, p, best)
-        for best, p in zip(rank_classes(scores), probabilities, strict=True)
-    ]
+    found = []
+    for ranking, p in zip(rank_classes(scores), probabilities, strict=True):
+        best = ranking[:1]
+        has = ranking[p[ranking] > LABEL_THRESHOLD] if is_multi_label else best
+        labels = tuple(classes[i] for i in has)
+        first = int(best[0])
+        found.append(
+            Prediction(classes[first], first, float(p[first]), labels, classes, p, ranking)
+        )
+    return found

@@ -89,7 +89,8 @@ def train(
     labels)`, or a mapping with `x_train`, `y_train` and optionally `x_val`, `y_val`, `x_test`,
     `y_test` and `classes`. Without `x_test`, what the recipe expects of a test set is not judged,
     and `warnings` of the result says so. Images are uint8 [N,H,W,C] or [N,H,W]; floats [N,
-    *input_shape] are taken as they are. Labels are integers from 0 without gaps, or names.
+    *input_shape] are taken as they are. Labels are integers from 0 without gaps, or names; or
+    several an image, 0 and 1 [N, classes].
 
     `set` changes the recipe as `--set` does: `{"train.epochs": 5, "classes": 3}`; a string is .net
     text: `{"train.optimizer": "adam(lr=0.01)"}`.
@@ -142,17 +143,19 @@ class _Runner:
             self.show(line)
 
         def on_epoch(metrics: dict[str, Any]) -> object:
-            self.show(format_epoch(metrics, trainer.recipe.epochs))
+            self.show(format_epoch(metrics, trainer.recipe))
             return _is_stop(self.on_epoch(dict(metrics))) if self.on_epoch else False
 
         try:
             with defer_interrupts(find_plain_interrupt) as is_stop_requested:
-                return trainer.run(
+                result = trainer.run(
                     out, lambda step: None, on_epoch, is_stop_requested, log=self.show
                 )
         except KeyboardInterrupt as e:
             e.add_note(f"resume the run with netdsl.train(resume={str(out)!r})")
             raise
+        self.show(trainer.closing_line())
+        return result
 
 
 def _is_stop(returned: Any) -> bool:

@@ -107,10 +107,10 @@ class Backend(ABC):
         there and it fits."""
         return None
 
-    def start_readback(self, numbers: Mapping[str, Array]) -> Readback:
-        """Requests the outputs of a step before the next one overwrites them. A device may continue
+    def start_readback(self, outputs: Mapping[str, Array]) -> Readback:
+        """Requests outputs of a step before the next one overwrites them. A device may continue
         meanwhile."""
-        return _CompletedReadback({k: float(v) for k, v in numbers.items()})
+        return _CompletedReadback({k: self.download(v) for k, v in outputs.items()})
 
     # measuring
 
@@ -155,28 +155,28 @@ MAX_STEPS_IN_FLIGHT = 4
 
 
 class Readback(Protocol):
-    """Requested numbers."""
+    """Requested outputs."""
 
     def is_ready(self) -> bool:
         """Returns whether they are available without waiting."""
         ...
 
-    def result(self) -> Mapping[str, float]:
-        """Returns the numbers by name; call it only once."""
+    def result(self) -> Mapping[str, Array]:
+        """Returns the outputs by name, as NumPy arrays; call it only once."""
         ...
 
 
 @dataclass(frozen=True)
 class _CompletedReadback:
-    """Numbers that are already available."""
+    """Outputs that are already available."""
 
-    scalars: Mapping[str, float]
+    arrays: Mapping[str, Array]
 
     def is_ready(self) -> bool:
         return True
 
-    def result(self) -> Mapping[str, float]:
-        return self.scalars
+    def result(self) -> Mapping[str, Array]:
+        return self.arrays
 
 
 @dataclass(frozen=True)

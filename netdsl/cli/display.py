@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from netdsl.inference import EvaluationReport
     from netdsl.insight.explain import Compilation, PassDiff
     from netdsl.insight.net_tests import TestResult
     from netdsl.insight.network_diff import NetworkDiff
@@ -121,7 +120,7 @@ def with_progress(
 
         def on_epoch(m: dict[str, Any]) -> None:
             if not quiet:
-                bar.console.print(format_epoch(m, trainer.recipe.epochs), soft_wrap=True)
+                bar.console.print(format_epoch(m, trainer.recipe), soft_wrap=True)
 
         def log(words: str) -> None:
             bar.console.print(escape_text(words), soft_wrap=True)
@@ -214,45 +213,6 @@ def show_overfit(found: OverfitResult) -> None:
     )
     if not found.ok:
         echo("a sound net can memorise one batch: check the rate, the labels, the last layer")
-
-
-_MAX_CLASSES, _MAX_PAIRS = 25, 20
-"""With more classes, a confusion matrix does not fit a screen; its largest entries are shown."""
-
-
-def show_confusion(report: EvaluationReport) -> None:
-    if len(report.classes) <= _MAX_CLASSES:
-        _show_matrix(report)
-    else:
-        _show_pairs(report)
-    if report.unclassified:
-        echo(f"{report.unclassified:,} images are in no column: one of their scores is NaN")
-
-
-def _show_pairs(report: EvaluationReport) -> None:
-    pairs = report.confused_pairs()
-    if not pairs:
-        return
-    echo("\nmost often confused: true -> predicted")
-    for true, predicted, count in pairs[:_MAX_PAIRS]:
-        echo(f"{count:>7,}  {escape_line(f'{true} -> {predicted}')}")
-    hidden_pairs = pairs[_MAX_PAIRS:]
-    if hidden_pairs:
-        images = sum(count for _, _, count in hidden_pairs)
-        echo(f"and {len(hidden_pairs):,} more pairs of classes, {images:,} images in all")
-
-
-def _show_matrix(report: EvaluationReport) -> None:
-    from rich.table import Table
-
-    echo("\nrows: true class; columns: predicted class")
-    table = Table(box=None)
-    names = [escape_line(name) for name in report.classes]
-    for heading in ("", *names):
-        table.add_column(heading, justify="right")
-    for name, row in zip(names, report.confusion, strict=True):
-        add_row(table, name, *(str(n) if n else "." for n in row))
-    make_console().print(table)
 
 
 def show_compilation(found: Compilation) -> None:

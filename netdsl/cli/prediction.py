@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from netdsl.cli.app import OK, DataOption, DeviceOption, JsonOption, app, echo, print_json
-from netdsl.cli.display import show_confusion
 from netdsl.text_escaping import escape_line
 
+if TYPE_CHECKING:
+    from netdsl.inference import PicturePrediction
+
+MAX_OTHERS = 5
+"""Labels below the threshold that are printed."""
 WeightsArgument = Annotated[
     Path, typer.Argument(metavar="WEIGHTS", help="A checkpoint; it contains its net.")
 ]
@@ -24,34 +29,27 @@ def evaluate(
         list[int] | None,
         typer.Option(metavar="PIXELS", help="Short side of the pictures; several are averaged."),
     ] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average each picture with its mirror image.")
+    ] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Show the accuracy of saved weights on the test images of their data set. Without any, on the
-    validation images: its own, or those that the run held out; else on the training images.
+    """Show the accuracy of saved weights, of all images and by class, on the test images of their
+    data set. Without any, on the validation images: its own, or those that the run held out; else
+    on the training images.
 
     Example: netdsl eval runs/digits-1/best.safetensors
     """
     from netdsl.backends import open_backend
-    from netdsl.data.inventory import format_skipped_pictures
+    from netdsl.cli.evaluation_tables import show_evaluation
     from netdsl.inference import Predictor
 
-    report = Predictor(weights, open_backend(device)).evaluate(data, size or ())
+    report = Predictor(weights, open_backend(device)).evaluate(data, size or (), flip)
     if as_json:
-        keys = ("accuracy", "top5", "loss", "images")
-        scores = {k: getattr(report.score, k) for k in keys}
-        print_json(scores | {"part": report.images, "bad_pictures": list(report.skipped)})
+        print_json(report.as_json())
     else:
-        s = report.score
-        echo(
-            f"accuracy {s.accuracy:.2%}  top-5 {s.top5:.2%}  loss {s.loss:.4f}  "
-            f"{s.images:,} {report.images} images"
-        )
-        if report.note:
-            echo(report.note)
-        show_confusion(report)
-        for line in format_skipped_pictures(report.skipped):
-            echo(line)
+        show_evaluation(report)
     return OK
 
 
@@ -62,7 +60,8 @@ def predict(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Show the five most likely classes of pictures.
+    """Show the five most likely classes of pictures. Of a net for several labels an image, the
+    labels with a probability above 50 %, then others.
 
     Example: netdsl predict runs/digits-1/best.safetensors three.png
     """
@@ -71,9 +70,31 @@ def predict(
 
     found = Predictor(weights, open_backend(device)).predict(images)
     if as_json:
-        print_json([{"image": str(i), "top": [[c, p] for c, p in top]} for i, top in found])
+        print_json([_describe_prediction(prediction) for prediction in found])
     else:
-        for image, top in found:
-            formatted = ", ".join(f"{c} {p:.1%}" for c, p in top)
-            echo(escape_line(f"{image}: {formatted or 'no class, because a score is NaN'}"))
+        for prediction in found:
+            echo(escape_line(f"{prediction.path}: {_format_prediction(prediction)}"))
     return OK
+
+
+def _describe_prediction(prediction: PicturePrediction) -> dict[str, Any]:
+    about = {"image": str(prediction.path), "top": [[c, p] for c, p in prediction.top]}
+    if prediction.labels is None:
+        return about
+    return about | {"labels": [name for name, _ in prediction.labels]}
+
+
+def _format_prediction(prediction: PicturePrediction) -> str:
+    if not prediction.top:
+        return "no class, because a score is NaN"
+    labels = prediction.labels
+    if labels is None:
+        return _format_classes(prediction.top)
+    others = prediction.top[len(labels) :]
+    more = f", and {len(others) - MAX_OTHERS:,} more" if len(others) > MAX_OTHERS else ""
+    rest = f"; below 50%: {_format_classes(others[:MAX_OTHERS])}{more}" if others else ""
+    return (_format_classes(labels) or "no label") + rest
+
+
+def _format_classes(classes: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {p:.1%}" for name, p in classes)

@@ -109,12 +109,14 @@ def train(
             echo_stderr("\n".join(trainer.opening_lines()))
             try:
                 with defer_interrupts() as is_stop_requested:
-                    return with_progress(trainer, out, as_json, is_stop_requested, watch_settings)
+                    result = with_progress(trainer, out, as_json, is_stop_requested, watch_settings)
             except KeyboardInterrupt:
                 run_root = out if trainer.job.name == name else out.parent
                 command = _format_resume_command(run_root, data, device, watch, watch_every)
                 echo_stderr(f"resume it with `{command}`")
                 raise
+            echo_stderr(trainer.closing_line())
+            return result
 
         backend = open_backend(device)
         if tune is not None:
@@ -177,12 +179,14 @@ def _overfit(
 
 
 def _print_report(trainer: Trainer, result: Result, as_json: bool) -> int:
+    from netdsl.training.metrics.table import METRIC_NAMES
     from netdsl.training.recipe.expectations import judge_expectations
 
     metrics = result.metrics
     outcomes = judge_expectations(trainer.recipe.expectations, metrics, trainer.recipe.top_level)
     if as_json:
-        keys = ("train_loss", "val_accuracy", "test_accuracy", "images_per_second")
+        requested = map(str, trainer.recipe.requested_metrics)
+        keys = dict.fromkeys(["best_epoch", *METRIC_NAMES, *requested, "images_per_second"])
         report = {"epochs": trainer.progress.epoch, **{k: metrics.get(k) for k in keys}}
         expected = [{"text": m.text, "ok": m.ok, "found": m.figures} for m in outcomes]
         print_json(

@@ -1,4 +1,4 @@
-"""What to do about arrays that are almost images and labels: the order of axes, types, one-hot."""
+"""What to do about arrays that are almost images and labels: the order of axes, types."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 Shape = tuple[int, ...]
+ONE_HOT_ADVICE = "`labels.argmax(axis=1)`, or a column `label` in a table, makes classes of them"
+"""What to do about labels [N, classes] of which each image has exactly one."""
 
 
 def advise_axes(shape: Shape, wanted: Shape, noun: str = "images") -> str | None:
@@ -41,11 +43,9 @@ def advise_image_type(dtype: np.dtype[Any], noun: str = "images") -> str | None:
 
 
 def advise_labels(shape: Shape, dtype: np.dtype[Any], noun: str = "labels") -> str | None:
-    """How to make one integer per image of labels that are floats, columns or one-hot."""
+    """How to make one integer per image of labels that are floats or a column."""
     if len(shape) == 2 and shape[1] == 1:
         return f"`{noun}.ravel()` has one axis"
-    if len(shape) == 2 and dtype.kind in "fuib":
-        return f"`{noun}.argmax(axis=1)` makes labels of one column per class"
     if len(shape) == 1 and dtype.kind == "f":
         return f"labels are integers: `{noun}.astype(int)`"
     return None

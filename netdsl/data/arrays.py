@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from netdsl.data.array_advice import advise_image_type, advise_labels
+from netdsl.data.labels import name_classes, read_labels, read_names
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import NetError, fail, suggest_name
-from netdsl.limits import MAX_CLASS_NAME
-from netdsl.text_escaping import escape_line
 from netdsl.types import Array, dims
 
-MAX_LABEL = 99_999
 _PARTS = ("train", "val", "test")
 _KEYS = (*(f"{kind}_{part}" for part in _PARTS for kind in "xy"), "classes")
 _HELP = 'give (images, labels), or {"x_train": images, "y_train": labels, "x_test": ..., ...}'
@@ -45,9 +42,22 @@ class ArrayHeader:
         return f"{self.title} is {dims(self.shape)} {self.dtype}"
 
 
+_LABELS_HELP = (
+    "labels are 0, 1, 2, ..., one for each image, or 0 and 1 for several labels an image: "
+    "count x classes"
+)
+
+
+def _are_labels(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Whether an array may hold one class an image, integers [N], or several labels, 0 and 1 of any
+    type, [N, classes]."""
+    is_multi_label = len(shape) == 2 and shape[1] > 1
+    return dtype.kind in "uifb" if is_multi_label else len(shape) == 1 and dtype.kind in "ui"
+
+
 def check_images_and_labels(images: ArrayHeader, labels: ArrayHeader) -> None:
     """Raises NetError if arrays are not images (in memory, vectors and floats are allowed too) and
-    one integer label for each."""
+    one integer label for each, or several of 0 and 1."""
     is_file = bool(images.file)
     types, least = ((np.uint8,), 3) if is_file else ((np.uint8, np.float32), 2)
     if images.dtype not in types or not least <= len(images.shape) <= 4:
@@ -55,8 +65,8 @@ def check_images_and_labels(images: ArrayHeader, labels: ArrayHeader) -> None:
         if not is_file:
             help += "; floats (and count x values) are taken as the net's input"
         raise fail(str(images), help=advise_image_type(images.dtype, images.name) or help)
-    if len(labels.shape) != 1 or labels.dtype.kind not in "ui":
-        help = advise_labels(labels.shape, labels.dtype, labels.name) or "labels are 0, 1, 2, ..."
+    if not _are_labels(labels.shape, labels.dtype):
+        help = advise_labels(labels.shape, labels.dtype, labels.name) or _LABELS_HELP
         raise fail(f"{labels}, not one integer per image", help=help)
     counts = images.shape[0], labels.shape[0]
     if counts[0] != counts[1]:
@@ -66,21 +76,13 @@ def check_images_and_labels(images: ArrayHeader, labels: ArrayHeader) -> None:
         raise fail(f"{images.title} holds no images")
 
 
-def check_label_range(labels: Array, title: str) -> None:
-    """Raises NetError if a label is no class number."""
-    if labels.min() < 0 or labels.max() > MAX_LABEL:
-        wrong = labels.min() if labels.min() < 0 else labels.max()
-        message = f"{title} holds the label {wrong}"
-        raise fail(message, help=f"labels are integers from 0 to {MAX_LABEL:,}")
-
-
 def dataset_from_arrays(given: tuple[Any, Any] | Mapping[str, Any]) -> Dataset:
     """A data set of arrays in memory: `(images, labels)`, or a mapping with `x_train`, `y_train`
     and optionally `x_val`, `y_val`, `x_test`, `y_test` and `classes`, the names of the classes.
 
     Images are uint8 [N,H,W,C] or [N,H,W], or floats of the net's input shape, which skip the
-    preprocessing. Labels are integers from 0 without gaps, or names. Raises NetError if they are
-    not."""
+    preprocessing. Labels are integers from 0 without gaps, or names; or several an image, 0 and 1
+    [N, classes]. Raises NetError if they are not."""
     parts = _name_parts(given)
     names, labels = _number_classes(parts)
     sets = {
@@ -95,15 +97,13 @@ def dataset_from_arrays(given: tuple[Any, Any] | Mapping[str, Any]) -> Dataset:
     return Dataset(sets["train"], names, (lambda: test) if test else None, sets.get("val"))
 
 
-def as_array(given: Any, title: str) -> Array:
+def as_array(given: Any, title: str, help: str = "give arrays of one shape") -> Array:
     """What NumPy makes of a value. Raises NetError if that is no array, as of rows of different
     lengths."""
     try:
         return np.asarray(given)
     except (ValueError, TypeError) as e:
-        raise fail(
-            f"{title} cannot be made an array: {e}", help="give arrays of one shape"
-        ) from None
+        raise fail(f"{title} cannot be made an array: {e}", help=help) from None
 
 
 def _name_parts(given: Any) -> Mapping[str, Any]:
@@ -124,58 +124,42 @@ def _name_parts(given: Any) -> Mapping[str, Any]:
 
 
 def _number_classes(parts: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Array]]:
-    """The names of the classes, and the labels of each part as numbers."""
+    """The names of the classes, and the labels of each part as samples hold them."""
     keys = {part: f"y_{part}" for part in _PARTS if f"y_{part}" in parts}
-    labels = {part: as_array(parts[key], f"`{key}`") for part, key in keys.items()}
-    names = _read_names(parts.get("classes"))
-    if all(x.dtype.kind in "ui" for x in labels.values()):
-        for part, x in labels.items():
-            if x.size:
-                check_label_range(x, f"`y_{part}`")
-        highest = max((int(x.max()) for x in labels.values() if x.size), default=0)
-        if names and highest >= len(names):
-            raise fail(f"the highest label is {highest}, but there are {len(names)} `classes`")
-        return tuple(names or map(str, range(1 + highest))), labels
+    labels = {part: as_array(parts[key], f"`{key}`", _SEVERAL_HELP) for part, key in keys.items()}
+    names = read_names(parts.get("classes"))
+    if all(_are_labels(x.shape, x.dtype) for x in labels.values()):
+        found = {part: read_labels(x, f"`{keys[part]}`") for part, x in labels.items()}
+        return name_classes({f"`{keys[part]}`": x for part, x in found.items()}, names), found
     for part, x in labels.items():
         if x.dtype.kind not in "USObui" or x.ndim != 1:
-            raise _labels_error(f"y_{part}", x)
-    found = {part: [str(name) for name in x] for part, x in labels.items()}
-    names = names or _read_names(sorted({name for part in found.values() for name in part}))
+            raise _labels_error(keys[part], x)
+    named = {part: [str(name) for name in x] for part, x in labels.items()}
+    names = names or read_names(sorted({name for part in named.values() for name in part}))
     numbers = {name: i for i, name in enumerate(names)}
-    for part, labelled in found.items():
+    for part, labelled in named.items():
         for name in labelled:
             if name not in numbers:
                 raise fail(f"`y_{part}` holds `{name}`, which is not one of `classes`")
     return tuple(names), {
-        part: np.array([numbers[n] for n in labelled], np.int32) for part, labelled in found.items()
+        part: np.array([numbers[n] for n in labelled], np.int32) for part, labelled in named.items()
     }
 
 
-def _read_names(given: Any) -> list[str]:
-    """The names of classes as given. Raises NetError if they could not be those of a checkpoint: a
-    run must not find that out at its end."""
-    if given is None:
-        return []
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        kind = type(given).__name__
-        raise fail(f"`classes` is of type {kind}", help='give a list of names: ["ant", "bee"]')
-    names = list(map(str, given))
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
-    if twice is not None:
-        help = "each class has a name of its own; without `classes`, their numbers are their names"
-        raise fail(f"two of `classes` are called `{escape_line(twice)}`", help=help)
-    long = next((name for name in names if len(name) > MAX_CLASS_NAME), None)
-    if long is not None:
-        limit = f"names have at most {MAX_CLASS_NAME:,}"
-        raise fail(f"the name of a class has {len(long):,} characters", help=limit)
-    return names
+_SEVERAL_HELP = (
+    "several labels an image are 0 and 1, count x classes: "
+    "`sklearn.preprocessing.MultiLabelBinarizer().fit_transform(labels)` makes them of lists of "
+    "names"
+)
 
 
 def _labels_error(name: str, labels: Array) -> NetError:
     """The error for labels that are neither integers nor names, one per image."""
     header, advice = str(ArrayHeader(name, labels.shape, labels.dtype)), None
     is_whole = labels.dtype.kind != "f" or bool((labels == np.round(labels)).all())
-    if is_whole:
+    if labels.ndim == 2 and labels.dtype.kind in "USO":
+        advice = _SEVERAL_HELP
+    elif is_whole:
         advice = advise_labels(labels.shape, labels.dtype, name)
     wanted = "not one label per image" if labels.ndim != 1 else "but labels are integers or names"
     return fail(f"{header}, {wanted}", help=advice or "labels are 0, 1, 2, ..., or names")
@@ -208,4 +192,4 @@ def _make_samples(parts: Mapping[str, Any], part: str, labels: Array) -> Samples
     )
     if images.dtype.kind == "f":
         check_finite(images, f"`x_{part}`")
-    return Samples(images[..., None] if images.ndim == 3 else images, labels.astype(np.int32))
+    return Samples(images[..., None] if images.ndim == 3 else images, labels)

@@ -84,7 +84,7 @@ class Augmentation:
     If it `has_variable_size`, each image gets a size of its own, so images are passed one at a
     time. An augmentation that only moves pixels has `spatial`; for others `output_size` computes
     the resulting size. `revisions` lists the changes in the images that it makes from the same
-    draws.
+    draws. One that `mixes_labels` makes images of several classes.
     """
 
     signature: Signature
@@ -95,6 +95,11 @@ class Augmentation:
     spatial: SpatialAugmentation | None = None
     revisions: Revisions = ()
     output_size: Callable[..., Size] = _same_size
+    mixes_labels: bool = False
+
+    @property
+    def is_random(self) -> bool:
+        return self.draw_count > 0
 
     def intermediate_sizes(
         self, image_size: Size, window: Size, **arguments: Any

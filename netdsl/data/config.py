@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from netdsl.data.augment import AUGMENTATIONS
+from netdsl.data.limit import Limit, LimitKind
+from netdsl.data.mixing import MIXINGS
+from netdsl.data.sampling import BALANCED, SHUFFLED
 from netdsl.data.sources import NO_SOURCE, SOURCES
-from netdsl.errors import NetError, fail
+from netdsl.errors import NetError, Span, fail
 from netdsl.ir.builder import Builder
 from netdsl.parameter_types import Float, Integer, ListOf, NoneLiteral, OneOf, TypeMismatch
 from netdsl.signature import BoundCall, CallOf, Param, Signature
@@ -60,15 +64,18 @@ class _ValidationSize:
             raise TypeMismatch("a number of images (5000) or a share of them (0.1)") from None
 
 
+_AUGMENTATIONS = ChainMap[str, Any](AUGMENTATIONS, MIXINGS)
+
+
 @dataclass(frozen=True)
 class _DeterministicAugmentation:
     """An augmentation that uses no random numbers."""
 
     def accept(self, value: Value) -> BoundCall:
-        chosen = CallOf("augmentation", AUGMENTATIONS).accept(value)
-        if chosen.record.draw_count:
+        chosen = CallOf("augmentation", _AUGMENTATIONS).accept(value)
+        if chosen.record.is_random:
             message = f"`{chosen.name}` is random, and evaluation must not be"
-            deterministic = [f"`{n}`" for n, a in AUGMENTATIONS.items() if not a.draw_count]
+            deterministic = [f"`{n}`" for n, a in AUGMENTATIONS.items() if not a.is_random]
             help = f"evaluation takes {' and '.join(deterministic)}; the rest belongs in `augment`"
             raise fail(message, chosen.span, help=help)
         return chosen
@@ -78,12 +85,15 @@ REFUSE, SKIP = Symbol("refuse"), Symbol("skip")
 
 
 @dataclass(frozen=True)
-class _BadPicturePolicy:
-    """What to do about a bad picture."""
+class _Word:
+    """One of two words."""
+
+    first: Symbol
+    second: Symbol
 
     def accept(self, value: Value) -> Symbol:
-        if value not in (REFUSE, SKIP):
-            raise TypeMismatch(f"`{REFUSE}` or `{SKIP}`")
+        if value not in (self.first, self.second):
+            raise TypeMismatch(f"`{self.first}` or `{self.second}`")
         return value
 
 
@@ -114,6 +124,18 @@ SIGNATURE = Signature(
             "count or share of the training images held out, if the source has no validation set",
         ),
         Param(
+            "limit",
+            LimitKind(),
+            None,
+            'count or share of the images left to train on, or of classes: `[("CLASS", 0.1)]`',
+        ),
+        Param(
+            "sampling",
+            _Word(SHUFFLED, BALANCED),
+            SHUFFLED,
+            "`shuffled`: an epoch has each image once; `balanced`: as many images of each class",
+        ),
+        Param(
             "normalize",
             OneOf((NoneLiteral(), CallOf("statistics", STATISTICS))),
             None,
@@ -121,9 +143,9 @@ SIGNATURE = Signature(
         ),
         Param(
             "augment",
-            ListOf(CallOf("augmentation", AUGMENTATIONS)),
+            ListOf(CallOf("augmentation", _AUGMENTATIONS)),
             (),
-            "augmentations of the training images, applied in order",
+            "augmentations of the training images, applied in order; mixup and cutmix come last",
         ),
         Param(
             "eval_transform",
@@ -133,7 +155,7 @@ SIGNATURE = Signature(
         ),
         Param(
             "on_bad_picture",
-            _BadPicturePolicy(),
+            _Word(REFUSE, SKIP),
             REFUSE,
             "`refuse`: a damaged picture ends the run, which is saved; `skip`: it is ignored",
         ),
@@ -153,6 +175,20 @@ class DataConfig:
     augment: tuple[BoundCall, ...]
     eval_transform: tuple[BoundCall, ...]
     on_bad_picture: Symbol
+    limit: Limit = None
+    sampling: Symbol = SHUFFLED
+    spans: Mapping[str, Span] = field(default_factory=dict, compare=False)
+    """The source spans of the entries."""
+
+    @property
+    def image_augmentations(self) -> tuple[BoundCall, ...]:
+        """The augmentations of single images."""
+        return tuple(c for c in self.augment if not c.record.mixes_labels)
+
+    @property
+    def mixings(self) -> tuple[BoundCall, ...]:
+        """Those that mix the images of a batch."""
+        return tuple(c for c in self.augment if c.record.mixes_labels)
 
     @property
     def is_skipping_bad_pictures(self) -> bool:
@@ -196,6 +232,7 @@ def _broadcast_channels(
 def resolve_data(entries: Sequence[Argument], span: Any) -> DataConfig:
     """The configuration given by a section's entries. Raises NetError for invalid entries."""
     try:
-        return DataConfig(**SIGNATURE.bind(entries, span))
+        spans = {e.name: e.span for e in entries if e.name and e.span}
+        return DataConfig(**SIGNATURE.bind(entries, span), spans=spans)
     except NetError as e:
         raise e.with_default_span(span) from None

@@ -83,7 +83,7 @@ def read_folder(root: Path) -> Dataset:
     train = _read_part(base, classes, ignored_files, owners)
     _check_no_empty_class(base, classes, train)
     rest = {n: _read_part(path, classes, ignored_files, owners) for n, path in parts.items()}
-    bad, (train, *others) = _drop_bad_pictures([train, *rest.values()])
+    bad, (train, *others) = drop_bad_pictures([train, *rest.values()])
     _check_no_empty_class(base, classes, train, bad)
     rest = dict(zip(rest, others, strict=True))
     for name, part in rest.items():
@@ -107,7 +107,7 @@ def _find_parts(root: Path) -> dict[str, Path]:
     or if there is no training part."""
     found: dict[str, Path] = {}
     for name in list_folders(root):
-        part = _match_part(name)
+        part = match_part(name)
         if part is None or not list_folders(root / name):
             continue
         if part in found:
@@ -121,19 +121,19 @@ def _find_parts(root: Path) -> dict[str, Path]:
     return found
 
 
-def _match_part(name: str) -> str | None:
+def match_part(name: str) -> str | None:
     """The part that a folder name denotes, if any."""
     return next((part for part, names in PARTS.items() if name.lower() in names), None)
 
 
 def _check_classes(root: Path, classes: Sequence[str], parts: dict[str, Path]) -> None:
     """Raises NetError if the folders taken for classes are parts, or hold parts."""
-    if len(classes) > 1 and all(_match_part(c) for c in classes):
+    if len(classes) > 1 and all(match_part(c) for c in classes):
         message = f"the pictures of {root / classes[0]} are not in a class folder"
         raise fail(message, help=f"it takes {_FOLDERS_HELP}")
     for c in classes:
         parts_inside = [
-            n for n in list_folders(root / c) if _match_part(n) and list_folders(root / c / n)
+            n for n in list_folders(root / c) if match_part(n) and list_folders(root / c / n)
         ]
         if parts_inside:
             message = f"{root / c} would be a class, but it holds the part {parts_inside[0]}"
@@ -156,7 +156,7 @@ def _check_siblings(
             raise fail(message, help=f"rename it to one of the parts {names}, or move it away")
         if not has_pictures(sibling):
             ignored_files.add(sibling, "a folder without pictures, beside the parts")
-        elif _match_part(name):
+        elif match_part(name):
             ignored_files.add(sibling, "its pictures are not in a class folder")
         elif len(parts) == 1:
             message = f"{parts[0]} may be a part, or a class like {name} beside it"
@@ -170,20 +170,19 @@ def _check_nested(base: Path, classes: Sequence[str]) -> None:
     """Raises NetError if a class is divided into parts, or if every class holds the same folders
     and nothing else: those are then the real classes."""
     nested_names = [
-        {_match_part(name) or name: name for name in _find_nested_folders(base / c)}
-        for c in classes
+        {match_part(name) or name: name for name in _find_nested_folders(base / c)} for c in classes
     ]
     first = nested_names[0] if nested_names else {}
     common = sorted(name for key, name in first.items() if all(key in w for w in nested_names))
-    if len(classes) > 1 and (len(common) > 1 or any(_match_part(name) for name in common)):
+    if len(classes) > 1 and (len(common) > 1 or any(match_part(name) for name in common)):
         raise fail(
             f"{abbreviate(classes)} of {base} would be the classes, but each of them holds the "
             f"same folders {abbreviate(common)}",
             help=f"class folders belong in part folders: it takes {_FOLDERS_HELP}",
         )
     for c in classes:
-        parts = [name for name in list_folders(base / c) if _match_part(name)]
-        if len({_match_part(name) for name in parts}) > 1:
+        parts = [name for name in list_folders(base / c) if match_part(name)]
+        if len({match_part(name) for name in parts}) > 1:
             message = f"{base / c} would be a class, but it holds the parts {abbreviate(parts)}"
             raise fail(
                 message, help=f"a part holds classes, not the reverse: it takes {_FOLDERS_HELP}"
@@ -197,7 +196,7 @@ def _find_nested_folders(directory: Path) -> set[str]:
         nested = list_folders(directory)
         if any(looks_like_picture(p) for p in list_files(directory)):
             return set()
-        if len(nested) != 1 or _match_part(nested[0]):
+        if len(nested) != 1 or match_part(nested[0]):
             return set(nested)
         directory = directory / nested[0]
 
@@ -205,7 +204,7 @@ def _find_nested_folders(directory: Path) -> set[str]:
 def _check_no_empty_class(
     base: Path, classes: Sequence[str], train: Samples, bad: Sequence[BadPicture] = ()
 ) -> None:
-    counts = np.bincount(train.labels, minlength=len(classes))
+    counts = train.count_by_class(len(classes))
     if not counts.all():
         empty = base / classes[int(counts.argmin())]
         default_help = "put some there, or remove the folder"
@@ -253,7 +252,7 @@ def _ignore_files(directory: Path, ignored_files: IgnoredFiles) -> None:
             ignored_files.add(path, "not in a class folder")
 
 
-def _drop_bad_pictures(parts: Sequence[Samples]) -> tuple[tuple[BadPicture, ...], list[Samples]]:
+def drop_bad_pictures(parts: Sequence[Samples]) -> tuple[tuple[BadPicture, ...], list[Samples]]:
     """The errors in the headers of files, and the parts without those files."""
     found: list[BadPicture] = []
     remaining, budget = [], MAX_CHECKED_PICTURES

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from netdsl.data.array_advice import ONE_HOT_ADVICE
 from netdsl.data.samples import Dataset, Samples
 from netdsl.text_escaping import escape_line
 
@@ -17,15 +16,24 @@ MAX_LISTED = 10
 
 @dataclass(frozen=True)
 class Inventory:
-    """`counts` are the images of each part by class, in the order of `classes`; `is_held_out` says
-    whether the validation images are held out from the training images."""
+    """`images` are the number of images of each part, and `counts` those of each class or label, in
+    the order of `classes`; `is_held_out` says whether the validation images are held out from the
+    training images."""
 
     source: str
     classes: tuple[str, ...]
+    images: Mapping[str, int]
     counts: Mapping[str, tuple[int, ...]]
     is_held_out: bool
+    is_multi_label: bool = False
+    is_one_hot: bool = False
+    """Whether each of the training images, which could have several labels, has exactly one."""
     ignored_files: tuple[str, ...] = ()
     bad_pictures: tuple[str, ...] = ()
+    unlimited: int | None = None
+    """The number of training images of which a limit takes a part, if there is one."""
+    is_balanced: bool = False
+    """Whether an epoch has as many images of each class."""
 
     @property
     def missing_classes(self) -> dict[str, tuple[str, ...]]:
@@ -39,9 +47,17 @@ class Inventory:
 
     def lines(self) -> tuple[str, ...]:
         """The inventory as lines of text."""
-        count = _pluralize(len(self.classes), "class")
+        noun = "label" if self.is_multi_label else "class"
+        count = _pluralize(len(self.classes), noun)
+        if self.is_multi_label:
+            count += ", several an image"
         first = f"data: {self.source}, {count}: {abbreviate(self.classes)}"
         parts = [f"  {part}: {self._format_part(part)}" for part in self.counts]
+        if self.is_balanced:
+            parts.insert(1, f"  in an epoch: {self._format_epoch()}")
+        if self.is_one_hot:
+            help = f"{ONE_HOT_ADVICE}, among which `loss = cross_entropy` chooses"
+            parts.append(f"  every image has exactly one label: {help}")
         missing = [
             f"  no images {part}: {abbreviate(names)}"
             for part, names in self.missing_classes.items()
@@ -49,42 +65,83 @@ class Inventory:
         ignored = [f"  left out: {line}" for line in self.ignored_files]
         return (first, *parts, *missing, *ignored, *format_skipped_pictures(self.bad_pictures))
 
+    def _format_epoch(self) -> str:
+        """What an epoch of balanced sampling has."""
+        numbers = self.counts[TRAIN_SET]
+        low, more = divmod(sum(numbers), sum(n > 0 for n in numbers))
+        each = f"{low:,} or {low + 1:,}" if more else f"{low:,}"
+        return f"{sum(numbers):,}, {each} of each class (`sampling = balanced`)"
+
     def _format_part(self, part: str) -> str:
-        numbers = self.counts[part]
-        text = f"{sum(numbers):,}"
-        if part == VALIDATION_SET and self.is_held_out and any(numbers):
-            text += ", held out"
-        if not any(numbers):
+        images, numbers = self.images[part], self.counts[part]
+        text = f"{images:,}"
+        if not images:
             return text
+        if part == VALIDATION_SET and self.is_held_out:
+            text += ", held out"
+        if part == TRAIN_SET and self.unlimited is not None:
+            text += f" of {self.unlimited:,}, by `limit`"
+        if self.is_multi_label:
+            text += f", {sum(numbers) / images:.3g} labels an image"
+        return f"{text} ({self._format_counts(numbers)})"
+
+    def _format_counts(self, numbers: tuple[int, ...]) -> str:
+        """The images of each class, or how many the rarest and the most frequent have."""
         if len(numbers) <= MAX_LISTED:
             each = (f"{escape_line(c)} {n:,}" for c, n in zip(self.classes, numbers, strict=True))
-            return f"{text} ({', '.join(each)})"
+            return ", ".join(each)
         low, high = min(numbers), max(numbers)
-        return f"{text} ({low:,}{f' to {high:,}' if high > low else ''} of each class)"
+        if self.is_multi_label:
+            rarest = escape_line(self.classes[numbers.index(low)])
+            return f"{low:,}, of {rarest}, to {high:,} of each label"
+        return f"{low:,}{f' to {high:,}' if high > low else ''} of each class"
 
     def as_json(self) -> dict[str, Any]:
         return {
             "source": self.source,
             "classes": list(self.classes),
+            "several_labels": self.is_multi_label,
+            "images": dict(self.images),
             "counts": {part: list(numbers) for part, numbers in self.counts.items()},
             "held_out": self.is_held_out,
+            "unlimited": self.unlimited,
+            "balanced": self.is_balanced,
             "left_out": list(self.ignored_files),
             "bad_pictures": list(self.bad_pictures),
         }
 
 
-def make_inventory(source: str, dataset: Dataset, train: Samples, validation: Samples) -> Inventory:
-    """The inventory of a data set with this split."""
+def make_inventory(
+    source: str,
+    dataset: Dataset,
+    train: Samples,
+    validation: Samples,
+    is_limited: bool = False,
+    is_balanced: bool = False,
+) -> Inventory:
+    """The inventory of a data set with this split, of whose training images a limit may have taken
+    a part, and whose epochs may be balanced."""
     parts = {TRAIN_SET: train, VALIDATION_SET: validation}
     if dataset.read_test is not None:
         parts[TEST_SET] = dataset.read_test()
     counts = {
-        part: tuple(int(n) for n in np.bincount(x.labels, minlength=len(dataset.classes)))
+        part: tuple(int(n) for n in x.count_by_class(len(dataset.classes)))
         for part, x in parts.items()
     }
     is_held_out = dataset.validation is None
+    unlimited = len(dataset.train) - is_held_out * len(validation) if is_limited else None
     return Inventory(
-        source, dataset.classes, counts, is_held_out, dataset.ignored_files, dataset.picture_errors
+        source,
+        dataset.classes,
+        {part: len(x) for part, x in parts.items()},
+        counts,
+        is_held_out,
+        train.is_multi_label,
+        train.is_one_hot,
+        dataset.ignored_files,
+        dataset.picture_errors,
+        unlimited,
+        is_balanced,
     )
 
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from netdsl.data.arrays import ArrayHeader, check_images_and_labels, check_label_range
-from netdsl.data.data_source import DataSource
+from netdsl.data.arrays import ArrayHeader, check_images_and_labels
+from netdsl.data.data_source import DatasetNotFound, DataSource
+from netdsl.data.labels import name_classes, read_labels, read_names
 from netdsl.data.npz_archive import NpzArchive, NpzMember, open_npz
 from netdsl.data.samples import Dataset, Samples
-from netdsl.errors import fail
+from netdsl.errors import Diagnostic, fail
 from netdsl.parameter_types import QuotedText
 from netdsl.signature import Param, Signature
 from netdsl.types import dims
 
 ARRAY_NAMES = ("images", "labels", "test_images", "test_labels")
+_CLASSES = "classes"
 
 
 def arrays_source() -> DataSource:
     file = Param("path", QuotedText(), doc="an .npz file, looked up in the `--data` folder")
     doc = (
-        "images (uint8) and labels (0, 1, 2, ... without gaps), test_images and test_labels, "
-        "as NumPy saves them"
+        "images (uint8) and labels (0, 1, 2, ... without gaps; or several labels an image, "
+        "0 and 1, count x classes), test_images, test_labels and names in classes, as NumPy saves "
+        "them"
     )
     return DataSource(Signature("arrays", (file,)), _load, None, None, doc)
 
@@ -33,11 +34,13 @@ def _load(folder: Path | None, path: str) -> Dataset:
 
 
 def read_arrays(path: Path) -> Dataset:
-    """Reads `images` (bytes, N x H x W or N x H x W x C) and `labels` (integers), and optionally
-    `test_images` and `test_labels`. Raises NetError, naming file and array, if they are invalid;
-    also, before anything is allocated, if they exceed the memory limit."""
+    """Reads `images` (bytes, N x H x W or N x H x W x C) and `labels` (integers, or 0 and 1, N x
+    classes), and optionally `test_images`, `test_labels` and `classes`, their names. Raises
+    NetError, naming file and array, if they are invalid; also, before anything is allocated, if
+    they exceed the memory limit."""
     if not path.exists():
-        raise fail(f"there is no file {path}", help='arrays("data.npz") names a NumPy file')
+        help = 'arrays("data.npz") names a NumPy file, and `--data DIR` its folder'
+        raise DatasetNotFound(Diagnostic(f"there is no file {path}", help=help))
     with open_npz(path, _SAVE_HELP) as archive:
         return _read_archive(archive)
 
@@ -46,7 +49,7 @@ _SAVE_HELP = "np.savez(FILE, images=..., labels=..., test_images=..., test_label
 
 
 def _read_archive(archive: NpzArchive) -> Dataset:
-    path, members = archive.path, archive.members(ARRAY_NAMES)
+    path, members = archive.path, archive.members((*ARRAY_NAMES, _CLASSES), texts=(_CLASSES,))
     pairs = [ARRAY_NAMES[:2]] + (
         [ARRAY_NAMES[2:]] if ARRAY_NAMES[2] in members or ARRAY_NAMES[3] in members else []
     )
@@ -57,9 +60,22 @@ def _read_archive(archive: NpzArchive) -> Dataset:
         raise fail(f"{path} holds images of {' and '.join(sorted(sizes))}; they must have one size")
     archive.check_size(members)
     train, *test = [_read_samples(archive, members, *names) for names in pairs]
-    highest = max(int(x.labels.max()) for x in (train, *test))
-    classes = tuple(map(str, range(1 + highest)))
+    labels = {
+        f"`{name}` in {path}": x.labels for (_, name), x in zip(pairs, (train, *test), strict=True)
+    }
+    classes = name_classes(labels, _read_class_names(archive, members))
     return Dataset(train, classes, (lambda: test[0]) if test else None)
+
+
+def _read_class_names(archive: NpzArchive, members: Mapping[str, NpzMember]) -> list[str]:
+    """The names of the classes, if the file has them."""
+    if _CLASSES not in members:
+        return []
+    names, title = archive.read(members[_CLASSES]), f"`{_CLASSES}` in {archive.path}"
+    if names.ndim != 1:
+        message = f"{title} is {dims(names.shape)}, not a list of names"
+        raise fail(message, help="np.savez(FILE, classes=[...], ...) takes one name a class")
+    return read_names(names, title)
 
 
 def _image_shape(images: NpzMember) -> tuple[int, ...]:
@@ -84,7 +100,6 @@ def _check_pair(
 def _read_samples(
     archive: NpzArchive, members: Mapping[str, NpzMember], images_name: str, labels_name: str
 ) -> Samples:
-    labels = archive.read(members[labels_name])
-    check_label_range(labels, f"`{labels_name}` in {archive.path}")
+    labels = read_labels(archive.read(members[labels_name]), f"`{labels_name}` in {archive.path}")
     images = archive.read(members[images_name])
-    return Samples(images if images.ndim == 4 else images[..., None], labels.astype(np.int32))
+    return Samples(images if images.ndim == 4 else images[..., None], labels)

@@ -74,23 +74,30 @@ class NpzArchive:
         """The names of all arrays."""
         return [name.removesuffix(_SUFFIX) for name in self.files() if name.endswith(_SUFFIX)]
 
-    def members(self, names: list[str] | tuple[str, ...]) -> dict[str, NpzMember]:
+    def members(
+        self, names: list[str] | tuple[str, ...], texts: tuple[str, ...] = ()
+    ) -> dict[str, NpzMember]:
         """The headers of those of the arrays that the file holds. Raises NetError unless they are
-        numeric arrays as NumPy writes them, each once."""
+        numeric arrays as NumPy writes them, or those in `texts` arrays of text, each once."""
         wanted = {f"{name}{_SUFFIX}": name for name in names}
         entries = [i for i in self._zip.infolist() if i.filename in wanted]
         for file, count in Counter(i.filename for i in entries).items():
             if count > 1:
                 shown = escape_line(wanted[file])
                 raise fail(f"{self.path} holds {count:,} arrays `{shown}`", help=self.save_help)
-        return {wanted[i.filename]: self._read_member(wanted[i.filename], i) for i in entries}
+        return {
+            name: self._read_member(name, i, "U" if name in texts else "uibf")
+            for i in entries
+            for name in (wanted[i.filename],)
+        }
 
     def check_size(self, members: dict[str, NpzMember]) -> None:
         """Raises NetError if the arrays, unpacked, exceed the memory limit."""
         size = sum(m.size for m in members.values())
         check_memory(f"{self.path}, unpacked,", size, self.packed_size)
 
-    def _read_member(self, name: str, info: zipfile.ZipInfo) -> NpzMember:
+    def _read_member(self, name: str, info: zipfile.ZipInfo, kinds: str) -> NpzMember:
+        """The header of an array. Raises NetError unless its type is of one of NumPy's `kinds`."""
         shown = f"`{escape_line(name)}` in {self.path}"
         if info.flag_bits & 1:
             raise fail(f"{shown} is encrypted", help=self.save_help)
@@ -101,8 +108,9 @@ class NpzArchive:
         with self._zip.open(info) as f:
             shape, dtype, is_fortran_order = self._read_header(f, name)
         found = NpzMember(name, shape, dtype, is_fortran_order, info)
-        if dtype.hasobject or dtype.kind not in "uibf":
-            raise fail(f"{shown} holds {dtype}, not numbers", help=self.save_help)
+        if dtype.hasobject or dtype.kind not in kinds:
+            noun = "text" if kinds == "U" else "numbers"
+            raise fail(f"{shown} holds {dtype}, not {noun}", help=self.save_help)
         if found.size > info.file_size:
             raise fail(f"{shown} claims to have {found.size:,} bytes; it is damaged")
         return found

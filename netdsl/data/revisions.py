@@ -17,12 +17,15 @@ class Revision:
 
 Revisions = tuple[Revision, ...]
 ORDER, SPLIT, DRAWS = "order of images", "validation split", "draws of augmentations"
+BALANCED_ORDER, LIMIT = "balanced order of images", "limit of training images"
 FIT = "fit to the net's input"
 LONG_SIDE_ROUNDING = Revision("the longer side is now rounded down, not to the nearest integer")
 
 REVISIONS: Mapping[str, Revisions] = {
     ORDER: (),
     SPLIT: (Revision("the same share of each class is held out"),),
+    BALANCED_ORDER: (),
+    LIMIT: (),
     DRAWS: (),
     FIT: (Revision("a side is rounded down, and half a pixel of the corner to even"),),
 }

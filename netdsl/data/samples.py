@@ -13,14 +13,19 @@ from netdsl.backends.base import Backend
 from netdsl.backends.lazy_batch import DeviceImages, LazyBatch
 from netdsl.data.pictures import BadPicture, Pictures, SkippedPictures
 from netdsl.data.preprocessing import NO_PREPROCESSING, Preprocessing
+from netdsl.data.rng import AUGMENT_KEY, SPLIT_KEY, make_rng
+from netdsl.data.sampling import SHUFFLED, epoch_order
+from netdsl.data.stratification import choose_stratified
 from netdsl.errors import fail
 from netdsl.types import Array, dims
+from netdsl.values import Symbol
 
 
 @dataclass(frozen=True)
 class Samples:
     """Images (bytes [N,H,W,C], which a device may also hold; floats of the net's input shape; or
-    picture files) and labels [N]."""
+    picture files) and labels: one class an image, int32 [N], or several labels an image, uint8
+    [N, classes], 1 where it has the label."""
 
     images: Array | DeviceImages | LazyBatch | Pictures
     labels: Array
@@ -30,6 +35,35 @@ class Samples:
 
     def take(self, index: Array) -> Samples:
         return Samples(self.images[index], self.labels[index])
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image has several labels, or none, instead of one class."""
+        return self.labels.ndim == 2
+
+    @property
+    def is_one_hot(self) -> bool:
+        """Whether the images could have several labels, but each has exactly one."""
+        return self.is_multi_label and bool((self.labels.sum(axis=1, dtype=np.int64) == 1).all())
+
+    @property
+    def targets(self) -> Array | None:
+        """Several labels an image as a step takes them, float32 [N, classes]; else None."""
+        return self.labels.astype(np.float32) if self.is_multi_label else None
+
+    def count_by_class(self, classes: int) -> Array:
+        """How many of the images are of each class, or have each label: [classes]."""
+        if self.is_multi_label:
+            return self.labels.sum(axis=0, dtype=np.int64)
+        return np.bincount(self.labels, minlength=classes)
+
+    def renumber(self, numbers: Array, classes: int) -> Samples:
+        """The same samples with class i called `numbers[i]`, of so many classes."""
+        if not self.is_multi_label:
+            return Samples(self.images, numbers[self.labels])
+        labels = np.zeros((len(self), classes), np.uint8)
+        labels[:, numbers] = self.labels
+        return Samples(self.images, labels)
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
@@ -129,22 +163,14 @@ class Dataset:
         return self._format_fingerprint("pictures of these names", checksum)
 
     def _format_fingerprint(self, images: str, checksum: int) -> str:
-        classes = f"{len(self.classes)} classes"
+        classes = f"{len(self.classes)} {'labels' if self.train.is_multi_label else 'classes'}"
         return f"{len(self.train):,} {images}, {classes}, checksum {checksum:08x}"
-
-
-_SPLIT_KEY, _AUGMENT_KEY = 2**32, 2**33
-"""Second keys beyond any epoch number."""
-
-
-def make_rng(*key: int) -> np.random.Generator:
-    """A generator determined by two numbers."""
-    return np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
 
 
 def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, Samples]:
     """A seeded split: sets `held_out` samples, or that share of them, apart for validation: the
-    same share of each class, as nearly as integers allow, and never its last sample."""
+    same share of each class or label, as nearly as integers allow, and never the last sample of a
+    class."""
     n = len(samples)
     count = held_out if isinstance(held_out, int) else round(held_out * n)
     if count == 0 and held_out:
@@ -152,42 +178,25 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
     help = "`validation` is a count, or a share below 1; set a smaller one"
     if count >= n:
         raise fail(f"{count:,} samples cannot be held out of {n:,}", help=help)
-    sizes = np.bincount(samples.labels)
-    if count > n - np.count_nonzero(sizes):
+    if not samples.is_multi_label and count > n - np.count_nonzero(np.bincount(samples.labels)):
         message = f"{count:,} samples held out of {n:,} leave a class with none to train on"
         raise fail(message, help=help)
-    order = make_rng(seed, _SPLIT_KEY).permutation(n)
-    by_class = order[np.argsort(samples.labels[order], kind="stable")]
-    rank_in_class = np.arange(n) - np.repeat(
-        np.cumsum(sizes) - sizes, sizes
-    )  # of each sample in its class
-    is_held_out = rank_in_class < np.repeat(compute_quotas(sizes, count), sizes)
-    return samples.take(np.sort(by_class[~is_held_out])), samples.take(
-        np.sort(by_class[is_held_out])
-    )
-
-
-def compute_quotas(sizes: Array, count: int) -> Array:
-    """How many samples to take from classes of these sizes, `count` in all, by largest remainder
-    (ties: the smaller class first); never all of a class. `count` may be at most the total less one
-    per class."""
-    shares = sizes.astype(np.int64) * count
-    found, remainders = shares // sizes.sum(), shares % sizes.sum()
-    while missing := count - int(found.sum()):
-        candidates = np.flatnonzero(found + 1 < sizes)
-        ranked = candidates[np.lexsort((found[candidates], -remainders[candidates]))][:missing]
-        found[ranked] += 1
-        remainders[ranked] = 0
-    return found
+    order = make_rng(seed, SPLIT_KEY).permutation(n)
+    is_held_out = choose_stratified(samples.labels, count, order)
+    return samples.take(np.flatnonzero(~is_held_out)), samples.take(np.flatnonzero(is_held_out))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`weights` is 0 for samples that pad the last batch or replace a bad picture."""
+    """`labels` int32 [N], for mixed images those with the larger share; or the rows of labels
+    [N, classes] of data with several labels an image. `weights` is 0 for samples that pad the last
+    batch or replace a bad picture. `targets` float32 [N, classes] is the wanted distribution of
+    mixed images, or 1 where an image has the label."""
 
     images: Array | LazyBatch
     labels: Array
     weights: Array
+    targets: Array | None = None
 
 
 def training_batches(
@@ -197,20 +206,20 @@ def training_batches(
     epoch: int,
     first_image: int = 0,
     augment: Preprocessing = NO_PREPROCESSING,
+    sampling: Symbol = SHUFFLED,
 ) -> Iterator[Batch]:
     """One epoch, starting at image `first_image` of an order that depends only on seed and epoch;
     the incomplete batch is dropped. The augmentation of an image depends only on seed, epoch and
-    image."""
-    order = make_rng(seed, epoch).permutation(len(samples))
-    draws = augment.draw(make_rng(seed, _AUGMENT_KEY + epoch), len(samples))
+    image; with balanced sampling on its place in the order, as an image may occur several times."""
+    order, rows = epoch_order(samples.labels, sampling, seed, epoch)
+    draws = augment.draw(make_rng(seed, AUGMENT_KEY + epoch), len(samples))
     for start in range(first_image, len(samples) - size + 1, size):
-        index = order[start : start + size]
-        part = samples.take(index)
-        images = augment(part.images, [d[index] for d in draws])
+        part, drawn = samples.take(order[start : start + size]), rows[start : start + size]
+        images = augment(part.images, [d[drawn] for d in draws])
         weights = part.weights  # known after decoding
         if not weights.any():
             raise fail(f"none of the {size:,} pictures of a batch can be used")
-        yield Batch(images, part.labels, weights)
+        yield Batch(images, part.labels, weights, part.targets)
 
 
 def group_batches(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, ...]]:
@@ -228,4 +237,5 @@ def evaluation_batches(
         padded_index = np.minimum(np.arange(size), len(part) - 1)
         images = transform(part.images)[padded_index]
         weights = (np.arange(size) < len(part)) * part.weights[padded_index]  # known after decoding
-        yield Batch(images, part.labels[padded_index], weights)
+        padded = Samples(images, part.labels[padded_index])
+        yield Batch(images, padded.labels, weights, padded.targets)

@@ -13,6 +13,7 @@ from netdsl.data.data_source import DatasetNotFound, DataSource
 from netdsl.data.image_folder import folder_source, read_folder
 from netdsl.data.mnist import idx_source
 from netdsl.data.npz import arrays_source
+from netdsl.data.picture_table import table_source
 from netdsl.data.pictures import BadPicture
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import Diagnostic, fail
@@ -74,6 +75,7 @@ SOURCES: dict[str, DataSource] = {
         cifar10_source(),
         arrays_source(),
         folder_source(),
+        table_source(),
     )
 }
 

@@ -23,7 +23,7 @@ from netdsl.language.shrink import ShrinkError
 from netdsl.language.unparse import expression_text
 from netdsl.parameter_types import Boolean, Float, QuotedText
 from netdsl.signature import Param, Signature
-from netdsl.training.recipe.expectations import METRICS
+from netdsl.training.metrics.table import METRIC_NAMES, METRICS
 from netdsl.types import dims
 from netdsl.values import Call, Size, Symbol, Value, format_value
 
@@ -290,7 +290,7 @@ def _evaluate_operand(context: QueryContext, e: s.Expression) -> Any:
         except NetError as error:
             raise error.with_default_span(e.span) from None
     if isinstance(value, Call | Symbol):
-        if value.name in METRICS or value.name == "accuracy":
+        if value.name in METRIC_NAMES or value.name in METRICS:
             message = f"`{value.name}` is known only after training"
             recipe = "`train { expect test_accuracy >= 0.9 }`"
             raise fail(

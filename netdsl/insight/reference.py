@@ -8,6 +8,7 @@ from typing import Any
 from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import STATISTICS
+from netdsl.data.mixing import MIXINGS
 from netdsl.data.sources import SOURCES
 from netdsl.insight.net_tests import EQUAL_SIGNATURE, QUERIES
 from netdsl.insight.published_accuracy import PUBLISHED_SIGNATURE
@@ -15,7 +16,7 @@ from netdsl.language.functions import FUNCTIONS
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITIALISERS
 from netdsl.signature import REQUIRED, Param, Signature
-from netdsl.training.recipe.expectations import METRICS
+from netdsl.training.metrics.table import METRICS, Metric
 from netdsl.training.recipe.lints import LINTS
 from netdsl.training.recipe.losses import LOSSES
 from netdsl.training.recipe.optimizers import OPTIMIZERS
@@ -38,14 +39,13 @@ _INTRO = """# Language reference
 
 Written by `python -m netdsl.insight.reference > docs/reference.md`; a test checks that it is current."""
 
-_INHERIT = (
-    """Entries are separated by line breaks or commas. Several `data` and `train` sections may appear
+_INHERIT = """Entries are separated by line breaks or commas. Several `data` and `train` sections may appear
 in a file: `train fast { epochs = 2 }` starts from the unnamed `train` and overrides its entries;
 `netdsl train file.net:fast` picks it, its `net` and `data` keys name a net and a data section.
-`expect CONDITION` lines in `train` are checked when the run ends (exit code 1 if one fails),
-with the metrics """
-    + ", ".join(f"`{m}`" for m in METRICS)
-    + """.
+`expect CONDITION` lines in `train` are checked when the run ends (exit code 1 if one fails), with the
+metrics of the table below: `expect test_accuracy > 0.9`, `expect val_recall("ants") > val_recall("bees")`.
+`best = max(val_f1)` chooses the best weights by a metric, which `patience` then waits for; by default it
+is `val_accuracy`, of equal ones the smaller `val_loss`, and without validation images `train_loss`.
 
 `after = head` runs the recipe `head` first, in a directory of that name within the run's, and starts
 from its best weights (only the last recipe's expectations are checked);
@@ -56,7 +56,6 @@ their paths, as in `freeze = "stem.*"`; `*` crosses dots, and a glob that matche
 (except in `no_decay`). Frozen weights have no gradient and no update, and a batch normalisation whose
 statistics are frozen uses them as they are. A schedule counts epochs from 0: `step(at=[30, 60])`
 lowers the rate after 30 and 60 epochs; `warmup` may be a part of one."""
-)
 
 _EXPRESSIONS = (
     """Numbers (`12`, `0.5`, `1e-4`, `25_557_032`), sizes (`3x3`, `224x224x3`), texts (`"..."`), `yes`,
@@ -141,7 +140,7 @@ def sections_table() -> str:
         parts.append(_format_table(f"`{signature.name}` key and default", rows))
     tables: tuple[tuple[str, Mapping[str, Any]], ...] = (
         ("Sources", SOURCES),
-        ("Augmentations", AUGMENTATIONS),
+        ("Augmentations", {**AUGMENTATIONS, **MIXINGS}),
         ("Losses", LOSSES),
         ("Optimizers", OPTIMIZERS),
         ("Schedules", SCHEDULES),
@@ -154,6 +153,7 @@ def sections_table() -> str:
                 title, [(_format_call(r.signature, False), r.doc) for r in table.values()]
             )
         )
+    parts.append(_format_table("Metrics", [_describe_metric(m) for m in METRICS.values()]))
     known = ", ".join(f"`{s.signature}`".replace("()", "") for s in STATISTICS.values())
     parts.append(f"Statistics: {known}.")
     return "\n\n".join(parts)
@@ -178,6 +178,13 @@ def lints_section() -> list[str]:
     """The warnings that a file can get."""
     rows = [(x.name, x.doc) for x in LINTS.values()]
     return ["## Warnings", _LINTS, _format_table("lint", rows)]
+
+
+def _describe_metric(metric: Metric) -> tuple[str, str]:
+    """The names of a metric, and what it is."""
+    names = ", ".join(f"{part}_{metric.name}" for part in metric.parts)
+    by_class = f'; `{names.split(", ")[0]}("ants")` is that of one class'
+    return names, metric.doc + (by_class if metric.measure_classes else "")
 
 
 def _describe_layer(layer: Layer) -> str:

@@ -357,6 +357,10 @@ def _evaluate_conditional(expr: s.Conditional, scope: Scope) -> Value:
 # ---- functions -------------------------------------------------------------------------------
 
 
+_NAMES_OF_CHOICES = ("max", "min")
+"""Functions that a recipe also writes before the name of what it chooses by: `max(val_f1)`."""
+
+
 def _evaluate_call(expr: s.CallExpr, scope: Scope) -> Value:
     """Calls a function: a `let`, else a built-in one. A value of the same name hides neither a
     built-in function nor what a call means elsewhere, such as an initialiser."""
@@ -366,7 +370,8 @@ def _evaluate_call(expr: s.CallExpr, scope: Scope) -> Value:
         raise NetError()
     if isinstance(found, Function):
         return _call_function(found, arguments, expr.span, scope.budget)
-    if expr.name not in FUNCTIONS:
+    is_choice = len(arguments) == 1 and isinstance(arguments[0].value, Symbol | Call)
+    if expr.name not in FUNCTIONS or (is_choice and expr.name in _NAMES_OF_CHOICES):
         return Call(expr.name, arguments, expr.span, scope, FUNCTIONS)
     return _call_builtin(expr, [a.value for a in arguments], any(a.name for a in arguments))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from netdsl.errors import Span
@@ -330,3 +330,16 @@ def walk(*roots: SyntaxNode) -> Iterator[SyntaxNode]:
             stack += [getattr(part, f.name) for f in fields(part)]
         elif isinstance(part, tuple):
             stack += part
+
+
+def transform(part: Any, change: Callable[[Any], Any]) -> Any:
+    """The tree with every outermost node for which `change` returns another one replaced by it;
+    `change` returns None for all others."""
+    if isinstance(part, tuple):
+        return tuple(transform(p, change) for p in part)
+    if not isinstance(part, SyntaxNode):
+        return part
+    changed = change(part)
+    if changed is not None:
+        return changed
+    return replace(part, **{f.name: transform(getattr(part, f.name), change) for f in fields(part)})

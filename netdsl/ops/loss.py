@@ -112,6 +112,11 @@ def rank_classes(scores: Array) -> Array:
     return np.where(np.isnan(scores).any(axis=-1, keepdims=True), -1, order)
 
 
+def predict_classes(scores: Array) -> Array:
+    """Returns the first class of `rank_classes` for each row of scores [N, classes]."""
+    return np.where(np.isnan(scores).any(axis=-1), -1, scores.argmax(axis=-1))
+
+
 def _top_hit_example(draw: Draw) -> Example:
     scores, labels = _draw_scores_and_labels(draw)
     return Example(

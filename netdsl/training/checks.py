@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
-
-from netdsl.data.array_advice import advise_axes
+from netdsl.data.array_advice import ONE_HOT_ADVICE, advise_axes
 from netdsl.data.config import DataConfig
 from netdsl.data.data_source import DataSource
 from netdsl.data.inventory import abbreviate
+from netdsl.data.limit import check_limit_classes
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples
-from netdsl.errors import NetError, Span, fail
+from netdsl.data.sampling import BALANCED
+from netdsl.errors import NetError, Span, fail, suggest_name
 from netdsl.ir.views import strip_views
 from netdsl.language.budget import Budget
 from netdsl.language.elaborate import elaborate
@@ -20,11 +22,16 @@ from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.limits import GLOB_MATCHES_PER_STEP
 from netdsl.ops import OPS
+from netdsl.signature import BoundCall
 from netdsl.text_escaping import escape_line
+from netdsl.training.metrics.ranking import check_score_memory
+from netdsl.training.metrics.table import METRICS, MetricName
+from netdsl.training.recipe.class_weights import check_weight_count
 from netdsl.training.recipe.initial_weights import match_states
+from netdsl.training.recipe.losses import CLASS_WEIGHTS
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
-from netdsl.training.step.graphs import training_graph
-from netdsl.types import Graph, dims
+from netdsl.training.step.graphs import has_label_probabilities, training_graph
+from netdsl.types import Graph, Node, dims
 
 
 def check_recipe(program: Program, name: str | None, budget: Budget | None = None) -> Network:
@@ -38,6 +45,10 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
         check_images(network, recipe.data, source.image_shape)
     if source.classes is not None:
         check_classes(network, source.classes)
+        recipe.loss.check_class_names(source.classes)
+        _check_limit(recipe, source.classes)
+        _check_metric_classes(recipe.metric_spans, source.classes)
+    check_mixing(network, recipe.data)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     matches = recipe.glob_count * len(network.graph.states)
@@ -57,6 +68,14 @@ def _check_stage(program: Program, recipe: Recipe, network: Network, budget: Bud
     shapes = {n.name: n.type.shape for n in given.graph.states}
     origin = f"`{given.name}`, which `{recipe.after}` trains,"
     match_states(network.graph.states, shapes, (), origin, recipe.spans.get("after"))
+
+
+def _check_limit(recipe: Recipe, classes: tuple[str, ...]) -> None:
+    """Raises NetError if the limit names a class that the data lacks."""
+    try:
+        check_limit_classes(recipe.data.limit, classes)
+    except NetError as e:
+        raise e.with_default_span(recipe.data.spans.get("limit")) from None
 
 
 def check_batch_norm(network: Network, recipe: Recipe) -> None:
@@ -103,7 +122,7 @@ def _activation_bytes(graph: Graph) -> tuple[int, int]:
 
 def training_transform(network: Network, data: DataConfig) -> Preprocessing:
     """The preprocessing of training images."""
-    return Preprocessing(data.augment, network.image_shape)
+    return Preprocessing(data.image_augmentations, network.image_shape)
 
 
 def evaluation_transform(network: Network, data: DataConfig) -> Preprocessing:
@@ -115,6 +134,7 @@ def check_data(network: Network, data: DataConfig, dataset: Dataset) -> None:
     """Raises NetError if images or classes do not fit the net, or if there are fewer than two
     classes."""
     check_class_count(dataset)
+    check_sampling(data, dataset)
     if data.source.record.classes is None:
         _check_class_gaps(dataset)
     check_images(network, data, dataset.train.image_shape)
@@ -122,20 +142,30 @@ def check_data(network: Network, data: DataConfig, dataset: Dataset) -> None:
 
 
 def check_class_count(dataset: Dataset) -> None:
-    """Raises NetError if all training samples are of one class: any net would then be right."""
+    """Raises NetError if all training samples are of one class, or have the same labels: any net
+    would then be right."""
     labels = dataset.train.labels
-    if labels.min() == labels.max():
-        name = escape_line(dataset.classes[int(labels[0])])
-        raise fail(
-            f"all {len(labels):,} training images are of one class, `{name}`",
-            help="there must be at least two; in a folder of pictures each has its own folder",
-        )
+    if (labels != labels[0]).any():
+        return
+    if dataset.train.is_multi_label:
+        names = [c for c, has in zip(dataset.classes, labels[0], strict=True) if has]
+        same = f"the same labels, {abbreviate(names)}" if names else "no label"
+        message = f"all {len(labels):,} training images have {same}"
+        raise fail(message, help="there is something to learn only where images differ")
+    name = escape_line(dataset.classes[int(labels[0])])
+    raise fail(
+        f"all {len(labels):,} training images are of one class, `{name}`",
+        help="there must be at least two; in a folder of pictures each has its own folder",
+    )
 
 
 def _check_class_gaps(dataset: Dataset) -> None:
     """Raises NetError if some class has no training sample, where the labels alone define the
-    classes."""
-    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    classes. Of several labels an image, one may have none: the inventory says so, and the net
+    learns that it is absent."""
+    if dataset.train.is_multi_label:
+        return
+    counts = dataset.train.count_by_class(len(dataset.classes))
     empty = [c for c, n in zip(dataset.classes, counts, strict=True) if not n]
     if empty:
         highest = str(len(counts) - 1)
@@ -154,7 +184,8 @@ def check_unchanged(data: DataConfig, samples: Samples) -> None:
     """Raises NetError if samples that are no pictures would have to be changed like pictures."""
     shape = samples.image_shape
     kind = "floats" if samples.are_floats else "vectors" if shape and len(shape) != 3 else None
-    for key, calls in (("augment", data.augment), ("eval_transform", data.eval_transform)):
+    changes = (("augment", data.image_augmentations), ("eval_transform", data.eval_transform))
+    for key, calls in changes:
         if kind and calls:
             raise fail(
                 f"`{key}` changes pictures of bytes, but the images are {kind}",
@@ -197,6 +228,28 @@ def _prepared_shape(
         raise e.with_default_span(span) from None
 
 
+def check_mixing(network: Network, data: DataConfig) -> None:
+    """Raises NetError if the images of a batch cannot be mixed."""
+    for chosen in data.mixings:
+        if data.batch == 1:
+            message = f"`{chosen.name}` mixes the images of a batch, but a batch is one image"
+            raise fail(message, chosen.span, help="set a larger `batch`")
+        if chosen.record.needs_pictures and len(network.image_shape) != 3:
+            message = f"`{chosen.name}` cuts boxes out of pictures, but the net takes vectors"
+            raise fail(message, chosen.span, help="`mixup` mixes vectors too")
+
+
+def check_sampling(data: DataConfig, dataset: Dataset) -> None:
+    """Raises NetError if an epoch cannot be balanced by class."""
+    if data.sampling == BALANCED and dataset.train.is_multi_label:
+        raise fail(
+            "`sampling = balanced` needs one class an image, but these images have several labels",
+            data.spans.get("sampling"),
+            help="leave `sampling` out; `loss = bce(class_weights=balanced)` gives rare labels "
+            "more weight",
+        )
+
+
 def has_scores(network: Network) -> bool:
     """Whether a net gives one score per class, at one position."""
     return math.prod(network.main_output.type.shape[1:-1]) == 1
@@ -216,7 +269,9 @@ def check_classes(network: Network, classes: tuple[str, ...]) -> None:
             )
 
 
-def check_class_scores(network: Network, classes: tuple[str, ...], origin: str) -> None:
+def check_class_scores(
+    network: Network, recipe: Recipe, classes: tuple[str, ...], origin: str
+) -> None:
     """Raises NetError if the main output of a trained net does not give one score for each of its
     classes. Side outputs may give anything."""
     out = network.main_output
@@ -228,7 +283,7 @@ def check_class_scores(network: Network, classes: tuple[str, ...], origin: str) 
             out.span,
             help=_VALUES_HELP,
         )
-    if shape[-1] == 1 and strip_views(network.graph, out.name).op != "sigmoid":
+    if shape[-1] == 1 and not has_label_probabilities(network, recipe):
         message = f"`{network.name}` gives one score, and a softmax of one is always 1"
         help = f"a probability is what `sigmoid` gives; {_VALUES_HELP}"
         raise fail(message, out.span, help=help)
@@ -241,15 +296,83 @@ _VALUES_HELP = (
 
 
 def check_loss(network: Network, recipe: Recipe) -> None:
-    """Raises NetError if the net ends with a softmax that the loss applies itself."""
+    """Raises NetError if the net ends with a function that the loss applies itself, or if a list of
+    class weights does not have one for each score."""
     for name in network.graph.outputs.values():
         out = network.graph[name]
         while out.op == "reshape":
             out = network.graph[out.args[0]]
-        names = [chosen.name for chosen, _ in recipe.loss.terms]
-        if "cross_entropy" in names and out.op in ("softmax", "log_softmax"):
+        for chosen, _ in recipe.loss.terms:
+            _check_end(chosen, out)
+    classes = network.main_output.type.shape[-1]
+    for chosen in recipe.loss.class_weights.values():
+        check_weight_count(chosen.arguments[CLASS_WEIGHTS], classes, chosen.span)
+
+
+_APPLIED_ENDS = {
+    "softmax": ("softmax", "log_softmax"),
+    "sigmoid": ("sigmoid", "softmax", "log_softmax"),
+}
+"""The ends of nets that contradict the function of a loss."""
+
+
+def _check_end(loss: BoundCall, end: Node) -> None:
+    function = loss.record.probabilities
+    if end.op not in _APPLIED_ENDS.get(function, ()):
+        return
+    raise fail(
+        f"`{loss.name}` takes plain scores, but the net ends with `{end.op}`",
+        end.span,
+        help=f"remove `{end.op}`; the loss and `predict` apply "
+        + ("it" if function in end.op else f"a {function}")
+        + " themselves",
+    )
+
+
+def check_targets(network: Network, recipe: Recipe, samples: Samples) -> None:
+    """Raises NetError if the loss does not suit data with several labels an image."""
+    if not recipe.is_multi_label:
+        return
+    end = strip_views(network.graph, network.graph.outputs["main"])
+    for chosen, _ in recipe.loss.terms:
+        found = chosen.record.probabilities
+        if found == "softmax":
+            message = f"`{chosen.name}` is for one class an image, but an image has several labels"
+            help = "`loss = bce` learns each label by itself"
+            if samples.is_one_hot:
+                help = f"every image has exactly one: {ONE_HOT_ADVICE}; {help}"
+            raise fail(f"{message} here", chosen.span or recipe.spans.get("train"), help=help)
+        if found is None and end.op != "sigmoid":
+            message = f"`{chosen.name}` compares scores with labels, which are 0 or 1"
+            help = "use `loss = bce`, or end the net with `sigmoid`"
+            raise fail(f"{message}, but they may be anything", end.span, help=help)
+
+
+def check_metrics(
+    requested: Sequence[tuple[MetricName, Span | None]], dataset: Dataset, validation: Samples
+) -> None:
+    """Raises NetError if a recipe names a metric that these data do not have: of a class that does
+    not exist, or one that is undefined for several labels an image; or if the scores that it needs
+    take too much memory."""
+    _check_metric_classes(requested, dataset.classes)
+    for name, span in requested:
+        if name.metric.needs_one_label and dataset.train.is_multi_label:
+            message = f"`{name}` is not defined for images with several labels"
+            raise fail(message, span, help=f"`{replace(name, metric=METRICS['accuracy'])}` is")
+        if name.metric.needs_scores:
+            test = dataset.read_test() if dataset.read_test and name.part == "test" else None
+            check_score_memory(len(validation if test is None else test), len(dataset.classes))
+
+
+def _check_metric_classes(
+    requested: Sequence[tuple[MetricName, Span | None]], classes: tuple[str, ...]
+) -> None:
+    """Raises NetError for a metric of a class that does not exist."""
+    for name, span in requested:
+        if name.class_name is not None and name.class_name not in classes:
+            help = suggest_name(name.class_name, classes, "the classes are")
             raise fail(
-                f"`cross_entropy` takes plain scores, but the net ends with `{out.op}`",
-                out.span,
-                help=f"remove `{out.op}`; the loss and `predict` apply it themselves",
+                f"the data have no class `{escape_line(name.class_name)}`",
+                span,
+                help=escape_line(help) if help else None,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,8 +10,10 @@ import numpy as np
 from netdsl.data import sources
 from netdsl.data.data_source import DatasetNotFound
 from netdsl.data.inventory import Inventory, make_inventory
+from netdsl.data.limit import limit_samples
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples, split
+from netdsl.data.sampling import BALANCED
 from netdsl.data.sources import NO_SOURCE, GivenData
 from netdsl.errors import NetError, Source, fail
 from netdsl.language.elaborate import elaborate
@@ -25,12 +27,16 @@ from netdsl.training.checks import (
     check_data,
     check_images,
     check_loss,
+    check_metrics,
+    check_mixing,
+    check_targets,
     check_unchanged,
     evaluation_batch,
     evaluation_transform,
     training_transform,
 )
 from netdsl.training.recipe.expectations import check_test_metrics
+from netdsl.training.recipe.losses import ClassInputs
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import resolve_file
 from netdsl.training.step.compile import compile_accumulation, compile_evaluation, compile_step
@@ -50,6 +56,8 @@ class Job:
     dataset: Dataset
     train: Samples
     validation: Samples
+    class_weights: ClassInputs = field(default_factory=dict)
+    """The inputs of a training step for the weights of classes."""
     missing_data: str | None = None
     """Which data are missing, if any; there are then no samples."""
 
@@ -83,7 +91,11 @@ class Job:
         """The inventory of the data."""
         source = self.recipe.data.source
         name = "as given" if source.record is NO_SOURCE else str(source.drop_defaults())
-        return make_inventory(name, self.dataset, self.train, self.validation)
+        data = self.recipe.data
+        is_limited, is_balanced = data.limit is not None, data.sampling == BALANCED
+        return make_inventory(
+            name, self.dataset, self.train, self.validation, is_limited, is_balanced
+        )
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -147,10 +159,17 @@ def elaborate_networks(program: Program, recipe: Recipe) -> tuple[Network, Netwo
 
 def split_samples(dataset: Dataset, recipe: Recipe) -> tuple[Samples, Samples]:
     """The training and validation samples. Validation samples are the source's own, or held out
-    from the training samples."""
-    if dataset.validation is not None:
-        return dataset.train, dataset.validation
-    return split(dataset.train, recipe.data.validation, recipe.seed)
+    from the training samples; a limit then takes a part of the others."""
+    data, seed = recipe.data, recipe.seed
+    train, validation = (
+        (dataset.train, dataset.validation)
+        if dataset.validation is not None
+        else split(dataset.train, data.validation, seed)
+    )
+    try:
+        return limit_samples(train, data.limit, dataset.classes, seed), validation
+    except NetError as e:
+        raise e.with_default_span(data.spans.get("limit")) from None
 
 
 def _resolved_text(program: Program, name: str | None) -> str:
@@ -179,10 +198,11 @@ def prepare_job(
         check_unchanged(recipe.data, data.train)
         recipe = replace(recipe, has_float_images=data.train.are_floats)
     network, evaluating = elaborate_networks(program, recipe)
+    check_mixing(network, recipe.data)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     training_graph(network, recipe)
-    known = (name, recipe, _resolved_text(program, name), network, evaluating)
+    text = _resolved_text(program, name)
     try:
         dataset = sources.load(recipe.data.source, data, recipe.data.is_skipping_bad_pictures)
     except DatasetNotFound as e:
@@ -190,20 +210,28 @@ def prepare_job(
             raise
         check_images(network, recipe.data, recipe.data.source.record.image_shape)
         nothing = Samples(np.zeros((0, *network.image_shape), np.uint8), np.zeros(0, np.int32))
-        return Job(*known, Dataset(nothing, ()), nothing, nothing, e.diagnostics[0].message)
+        empty = Dataset(nothing, ()), nothing, nothing
+        why = e.diagnostics[0].message
+        return Job(name, recipe, text, network, evaluating, *empty, missing_data=why)
+    recipe = replace(recipe, is_multi_label=dataset.train.is_multi_label)
+    check_targets(network, recipe, dataset.train)
     check_data(network, recipe.data, dataset)
     if dataset.read_test is None:
         check_test_metrics(recipe.expectations)
     else:
         dataset.read_test()  # training does not read the test set: report errors in its files now
     train, validation = split_samples(dataset, recipe)
-    job = Job(*known, dataset, train, validation)
+    check_metrics(recipe.metric_spans, dataset, validation)
+    counts = train.count_by_class(len(dataset.classes))
+    weights = recipe.loss.find_class_weights(dataset.classes, counts, len(train))
+    job = Job(name, recipe, text, network, evaluating, dataset, train, validation, weights)
     if job.steps_per_epoch == 0:
         message = f"a batch of {job.images_per_update} is larger than the {len(train)} images"
         made = f"`accumulate` combines {recipe.accumulate} batches of {recipe.data.batch}"
         raise fail(
             message,
             notes=[made] if recipe.accumulate > 1 else [],
-            help="set a smaller `batch` in the data section, or a smaller `accumulate`",
+            help="set a smaller `batch` in the data section, or a smaller `accumulate`"
+            + (", or a larger `limit`" if recipe.data.limit else ""),
         )
     return job

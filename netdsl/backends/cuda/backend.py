@@ -167,9 +167,11 @@ class CudaBackend(ArrayBackend):
         device_array.set(contiguous, self.device.stream)  # without pinning all of it
         return DeviceImages(images, device_array)
 
-    def start_readback(self, numbers: Mapping[str, Array]) -> readback.PendingReadback:
-        """Starts to copy numbers to the host and does not wait for them."""
-        return self.device.readbacks.start(numbers, self.device.stream)
+    def start_readback(self, outputs: Mapping[str, Array]) -> readback.PendingReadback:
+        """Starts to copy outputs to the host and does not wait for them."""
+        self.device.stream.use()
+        dense = {k: v if v.ndim == 0 else self.xp.ascontiguousarray(v) for k, v in outputs.items()}
+        return self.device.readbacks.start(dense, self.device.stream)
 
     def start_upload(self, values: Array | LazyBatch) -> PendingUpload:
         """Starts to upload an input of a later step; `write` takes the result in place of `values`."""

@@ -1,4 +1,4 @@
-"""Copies numbers back from the GPU asynchronously."""
+"""Copies outputs back from the GPU asynchronously."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from netdsl.backends.cuda.async_upload import allocate_pinned
 from netdsl.types import Array
 
 _CELL_BYTES = 8
-"""Bytes reserved for each number."""
+"""Each output begins at a multiple of it."""
 
 
 @dataclass
-class _PinnedScalars:
-    """Pinned memory for numbers, and the event of their arrival."""
+class _PinnedBuffer:
+    """Pinned memory for outputs, and the event of their arrival."""
 
     host: Array
     arrival: Any
@@ -27,23 +27,20 @@ class _PinnedScalars:
 
 @dataclass(frozen=True)
 class PendingReadback:
-    """Requested numbers by name. `result` may be called once."""
+    """Requested outputs by name, each an empty array of its shape and type in pinned memory until
+    it arrives. `result` may be called once."""
 
-    dtypes: Mapping[str, Any]
-    buffer: _PinnedScalars
-    free: deque[_PinnedScalars]
+    outputs: Mapping[str, Array]
+    buffer: _PinnedBuffer
+    free: deque[_PinnedBuffer]
 
     def is_ready(self) -> bool:
         return bool(self.buffer.arrival.done)
 
-    def result(self) -> dict[str, float]:
-        """Waits for the numbers and returns them."""
+    def result(self) -> dict[str, Array]:
+        """Waits for the outputs and returns them."""
         self.buffer.arrival.synchronize()
-        cells = (self.buffer.host[i * _CELL_BYTES :] for i in range(len(self.dtypes)))
-        found = {
-            name: float(cell[: kind.itemsize].view(kind)[0])
-            for (name, kind), cell in zip(self.dtypes.items(), cells, strict=True)
-        }
+        found = {name: array.copy() for name, array in self.outputs.items()}
         self.free.append(self.buffer)
         return found
 
@@ -54,22 +51,29 @@ class ReadbackPool:
 
     cuda: Any
     """CuPy's module `cuda`, or a mock."""
-    _buffers: list[_PinnedScalars] = field(default_factory=list)
+    _buffers: list[_PinnedBuffer] = field(default_factory=list)
     """All buffers: keeps their memory alive during a copy that nobody waits for."""
-    _free: dict[int, deque[_PinnedScalars]] = field(default_factory=lambda: defaultdict(deque))
+    _free: dict[int, deque[_PinnedBuffer]] = field(default_factory=lambda: defaultdict(deque))
+    """Buffers that are not in use, by their size."""
 
-    def start(self, numbers: Mapping[str, Array], stream: Any) -> PendingReadback:
-        """Requests the values that the numbers have at this point of the stream."""
-        free = self._free[len(numbers)]
-        buffer = free.popleft() if free else self._allocate(len(numbers))
-        first = address(buffer.host)
-        for i, number in enumerate(numbers.values()):
-            number.data.copy_to_host_async(first + i * _CELL_BYTES, number.dtype.itemsize, stream)
+    def start(self, outputs: Mapping[str, Array], stream: Any) -> PendingReadback:
+        """Requests the values that the outputs, dense arrays, have at this point of the stream."""
+        size = sum(map(_padded_bytes, outputs.values()))
+        free = self._free[size]
+        buffer = free.popleft() if free else self._allocate(size)
+        arrays, start = {}, 0
+        for name, output in outputs.items():
+            cells = buffer.host[start : start + output.nbytes]
+            output.data.copy_to_host_async(address(cells), output.nbytes, stream)
+            arrays[name] = cells.view(output.dtype).reshape(output.shape)
+            start += _padded_bytes(output)
         buffer.arrival.record(stream)
-        return PendingReadback({name: n.dtype for name, n in numbers.items()}, buffer, free)
+        return PendingReadback(arrays, buffer, free)
 
-    def _allocate(self, count: int) -> _PinnedScalars:
-        self._buffers.append(
-            _PinnedScalars(*allocate_pinned(self.cuda, (count * _CELL_BYTES,), np.uint8))
-        )
+    def _allocate(self, size: int) -> _PinnedBuffer:
+        self._buffers.append(_PinnedBuffer(*allocate_pinned(self.cuda, (size,), np.uint8)))
         return self._buffers[-1]
+
+
+def _padded_bytes(output: Array) -> int:
+    return -(-output.nbytes // _CELL_BYTES) * _CELL_BYTES

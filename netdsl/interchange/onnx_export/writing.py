@@ -24,6 +24,9 @@ from netdsl.interchange.onnx_export.metadata import describe_model
 from netdsl.interchange.onnx_export.model import check_range, make_model
 from netdsl.interchange.transfer_report import TransferReport
 from netdsl.language.network import Network
+from netdsl.training.checks import has_scores
+from netdsl.training.recipe.losses import Probabilities
+from netdsl.training.step.graphs import find_probability_function
 from netdsl.types import format_bytes
 
 
@@ -46,7 +49,8 @@ def write_onnx(
     content: bytes = make_model(graph, metadata).SerializeToString()
     found = compare_with_runtime(content, network, trained.backend, trained.state, options.is_half)
     write_atomically(out, content)
-    return _report(out, graph, len(content), found, describe_non_finite(states))
+    function = find_probability_function(network, trained.recipe) if has_scores(network) else None
+    return _report(out, graph, len(content), found, function, describe_non_finite(states))
 
 
 def _check_inputs(network: Network) -> None:
@@ -63,7 +67,12 @@ def _check_inputs(network: Network) -> None:
 
 
 def _report(
-    out: Path, graph: ExportedGraph, size: int, found: ModelComparison | None, warning: str
+    out: Path,
+    graph: ExportedGraph,
+    size: int,
+    found: ModelComparison | None,
+    function: Probabilities | None,
+    warning: str,
 ) -> TransferReport:
     inputs = [f"`{x.name}` {x.dtype} {_shape(x.shape)}" for x in graph.inputs]
     lines = [
@@ -71,6 +80,8 @@ def _report(
         f"{format_bytes(size)}",
         f"{', '.join(inputs)} -> `{SCORES}` float32 {_shape(graph.output_shape)}",
     ]
+    if function == "sigmoid":
+        lines.append("the sigmoid of each score is the probability of its label by itself")
     if graph.folded:
         lines.append(
             f"{graph.folded} batch norms are folded into the weights before them; to train on from "
@@ -98,6 +109,7 @@ def _report(
         "bytes": size,
         "inputs": [{"name": x.name, "dtype": x.dtype, "shape": x.shape} for x in graph.inputs],
         "output": {"name": SCORES, "shape": graph.output_shape},
+        "probabilities": function,
         "folded": graph.folded,
         "is_constant": found.is_constant if found else None,
         "difference": found.difference if found else None,

@@ -16,6 +16,8 @@ from netdsl.layers import LAYERS
 from netdsl.layers.init import CHANNEL_INITIALISER_HELP, Fans
 from netdsl.ops import OPS
 from netdsl.signature import BoundCall
+from netdsl.training.metrics.table import METRIC_NAMES
+from netdsl.training.recipe.best import choose_direction
 from netdsl.training.recipe.lint import Finding, Review, Subject
 from netdsl.training.recipe.score_layers import (
     PASSING_OPS,
@@ -336,13 +338,15 @@ def find_unmatched_glob(subject: Subject) -> Iterator[Finding]:
 
 
 def find_squashed_scores(subject: Subject) -> Iterator[Finding]:
-    if subject.recipe is None or not any(c.record.logits for c, _ in subject.recipe.loss.terms):
+    loss = subject.recipe.loss if subject.recipe else None
+    if loss is None or loss.probabilities is None:
         return
+    needing = next(c.name for c, _ in loss.terms if c.record.probabilities is not None)
     graph = subject.network.graph
     for name in graph.outputs.values():
         node = skip_ops(graph, graph[name], PASSING_OPS)
         if "activation" in OPS[node.op].traits:
-            message = f"the scores pass through `{node.op}`; `cross_entropy` needs them unbounded"
+            message = f"the scores pass through `{node.op}`; `{needing}` needs them unbounded"
             yield Finding(message, node.span, f"remove `{node.op}`; a net ends in plain scores")
 
 
@@ -369,15 +373,25 @@ def find_large_accuracy(subject: Subject) -> Iterator[Finding]:
     for e in s.walk(*(subject.recipe.expectations if subject.recipe else ())):
         if not isinstance(e, s.NaryExpr) or e.rest[0][0] in "+-*//%":
             continue
-        if not any(map(_is_accuracy, (e.first, e.rest[0][1]))):
+        if not any(map(_is_share, (e.first, e.rest[0][1]))):
             continue
         for side in (e.first, e.rest[0][1]):
             if isinstance(side, s.NumberLiteral) and side.value > 1:
-                message = f"an accuracy is compared with {side.text}, but is at most 1"
+                message = f"a share of 1 at most is compared with {side.text}"
                 yield Finding(
-                    message, e.span, f"accuracies are fractions: {format_value(side.value / 100)}"
+                    message, e.span, f"write a fraction: {format_value(side.value / 100)}"
                 )
 
 
-def _is_accuracy(e: s.Expression) -> bool:
-    return isinstance(e, s.Name) and e.name.endswith("_accuracy")
+def _is_share(e: s.Expression) -> bool:
+    """Whether an expression is a metric that is at most 1, such as an accuracy."""
+    known = METRIC_NAMES.get(e.name) if isinstance(e, s.Name | s.CallExpr) else None
+    return known is not None and known.metric.is_share
+
+
+def find_reversed_best(subject: Subject) -> Iterator[Finding]:
+    best = subject.recipe.best if subject.recipe else None
+    if best is not None and best.is_reversed:
+        message = f"`{best}` keeps the weights with the worst `{best.metric.plain}`"
+        help = f"write `{choose_direction(best.metric.metric)}({best.metric})`"
+        yield Finding(message, best.span, help)

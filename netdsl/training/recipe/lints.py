@@ -31,6 +31,7 @@ from netdsl.training.recipe.lint_rules import (
     find_long_warmup,
     find_main_path,
     find_pytorch_order,
+    find_reversed_best,
     find_squashed_scores,
     find_unmatched_glob,
     find_unread,
@@ -323,10 +324,17 @@ LINTS: dict[str, Lint] = {
         ),
         Lint(
             "large-accuracy",
-            "an expectation compares an accuracy, which is 1 at most, with a larger number",
+            "an expectation compares an accuracy, or another share, with a number above 1",
             _per_subject(find_large_accuracy),
             _trained("expect test_accuracy >= 97"),
             _trained("expect test_accuracy >= 0.97"),
+        ),
+        Lint(
+            "reversed-best",
+            "`best` looks for the largest loss, or for the smallest accuracy or other score",
+            _per_subject(find_reversed_best),
+            _trained("best = max(val_loss)"),
+            _trained("best = max(val_f1)"),
         ),
         Lint(
             "unknown-lint",

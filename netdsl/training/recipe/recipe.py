@@ -11,7 +11,7 @@ from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, limit_error
 from netdsl.language.elaborate import Settings, ShrinkSettings, shrink_settings
 from netdsl.language.evaluate import TopLevel
-from netdsl.language.override import override
+from netdsl.language.override import Setting, override
 from netdsl.language.program import Program, build_program, evaluate_section
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_EPOCHS, MAX_GLOBS
 from netdsl.parameter_types import (
@@ -26,7 +26,9 @@ from netdsl.parameter_types import (
     TypeMismatch,
 )
 from netdsl.signature import BoundCall, CallOf, Param, Signature
-from netdsl.training.recipe.expectations import check_expectation
+from netdsl.training.metrics.table import MetricName
+from netdsl.training.recipe.best import Criterion, CriterionKind
+from netdsl.training.recipe.expectations import check_expectation, check_held_out, find_metrics
 from netdsl.training.recipe.initial_weights import INITIAL_WEIGHTS
 from netdsl.training.recipe.losses import Objective, ObjectiveKind
 from netdsl.training.recipe.net_data import find_data_of_net
@@ -90,6 +92,13 @@ SIGNATURE = Signature(
         Param(
             "patience", _OPTIONAL_COUNT, None, "epochs without improvement that end the run early"
         ),
+        Param(
+            "best",
+            CriterionKind(),
+            None,
+            "what the best weights and `patience` go by, such as `max(val_f1)`; `none`: "
+            "`val_accuracy`, then `val_loss`",
+        ),
         Param("seed", Integer(0, 2**31 - 1), 1, "of initial weights, order and dropout"),
         Param(
             "clip",
@@ -144,6 +153,7 @@ class Recipe:
     deterministic: bool
     epochs: int
     patience: int | None
+    best: Criterion | None
     seed: int
     clip: float | None
     accumulate: int
@@ -156,6 +166,8 @@ class Recipe:
     data: DataConfig
     has_float_images: bool = False
     """Whether the images are floats that the net takes as they are, instead of bytes."""
+    is_multi_label: bool = False
+    """Whether an image of the data has several labels, or none, instead of one class."""
     expectations: tuple[s.Expression, ...] = ()
     spans: Mapping[str, Span] = field(default_factory=dict, compare=False)
     top_level: TopLevel = field(default_factory=TopLevel, compare=False, repr=False)
@@ -168,6 +180,22 @@ class Recipe:
         if self.has_float_images:
             return settings
         return replace(settings, input_dtype="uint8", prepare=self.data.normalize_pixels)
+
+    @property
+    def requested_metrics(self) -> tuple[MetricName, ...]:
+        """The metrics that `best` and the expectations name."""
+        return tuple(name for name, _ in self.metric_spans)
+
+    @property
+    def metric_spans(self) -> tuple[tuple[MetricName, Span | None], ...]:
+        """The metrics that `best` and the expectations name, with the spans of their names."""
+        chosen = [(self.best.metric, self.best.span)] if self.best else []
+        return (*chosen, *(found for e in self.expectations for found in find_metrics(e)))
+
+    @property
+    def mixes_labels(self) -> bool:
+        """Whether training mixes images of several classes."""
+        return any(chosen.record.mixes_labels for chosen in self.data.augment)
 
     @property
     def glob_count(self) -> int:
@@ -188,7 +216,7 @@ def net_name(program: Program, name: str | None) -> str | None:
     return program.reference_name(section, "net") if section else None
 
 
-def override_recipe(file: s.File, settings: Sequence[str], recipe: str | None) -> Program:
+def override_recipe(file: s.File, settings: Sequence[str | Setting], recipe: str | None) -> Program:
     """The program of a file with `--set` applied; a bare name there is a parameter of the recipe's
     net."""
     program = build_program(file)
@@ -292,6 +320,8 @@ def _check(program: Program, name: str | None, recipe: Recipe, budget: Budget) -
     if recipe.after and recipe.init:
         message = "`after` and `init` both set the initial weights"
         raise fail(message, recipe.spans["init"], help="one of them must be `none`")
+    if recipe.best is not None:
+        check_held_out(recipe.best.metric, recipe.data.validation, recipe.best.span)
     for condition in recipe.expectations:
         check_expectation(condition, recipe.data.validation, budget, recipe.top_level)
 

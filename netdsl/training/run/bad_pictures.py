@@ -40,9 +40,10 @@ class PictureMonitor:
         if not self.reported:
             return
         train, classes = self.job.train, self.job.dataset.classes
-        left = np.bincount(train.labels, train.weights, len(classes))
-        if not left.all():
-            name = escape_line(classes[int(left.argmin())])
+        left = train.take(np.flatnonzero(train.weights)).count_by_class(len(classes))
+        is_lost = (left == 0) & (train.count_by_class(len(classes)) > 0)
+        if is_lost.any():
+            name = escape_line(classes[int(is_lost.argmax())])
             raise fail(
                 f"none of the training pictures of `{name}` can be used",
                 help="restore some and start a new run, or start one without that class",

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from netdsl.training.metrics.table import METRIC_NAMES, format_metric
+from netdsl.training.recipe.recipe import Recipe
+from netdsl.training.store.progress import Progress, best_metric
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -49,11 +53,30 @@ class StopRequested(Exception):
     """`should_stop` returned True."""
 
 
-def format_epoch(m: Mapping[str, Any], epochs: int) -> str:
-    """The metrics of an epoch as a line."""
-    line = f"epoch {m['epoch']}/{epochs}  loss {m['train_loss']:.4f}"
-    if m["val_accuracy"] is not None:
-        line += f"  val loss {m['val_loss']:.4f}  val accuracy {m['val_accuracy']:.2%}"
+def format_epoch(m: Mapping[str, Any], recipe: Recipe) -> str:
+    """The metrics of an epoch as a line: loss and accuracy, and what `best` goes by."""
+    line = f"epoch {m['epoch']}/{recipe.epochs}  loss {m['train_loss']:.4f}"
+    names = ["val_loss", "val_accuracy"] if m["val_accuracy"] is not None else []
+    shown = {name: METRIC_NAMES[name] for name in names}
+    if recipe.best is not None:
+        shown[str(recipe.best.metric)] = recipe.best.metric
+    for name, known in shown.items():
+        line += f"  {known.title} {format_metric(m[name], known.metric)}"
     if m.get("skipped"):
         line += f"  {m['skipped']:,} steps skipped"
     return f"{line}  {m['images_per_second']:,.0f} images/s  {m['seconds']:.1f} s"
+
+
+def format_end(progress: Progress, recipe: Recipe) -> str:
+    """Which epoch of a finished run is the best one by what, and why it ended early, if it did."""
+    best, epoch = progress.best_epoch(recipe.best), progress.epoch
+    metrics = progress.history[best - 1]
+    name = best_metric(metrics, recipe.best)
+    known = METRIC_NAMES[name] if recipe.best is None else recipe.best.metric
+    line = f"best epoch {best}: {name} {format_metric(metrics[name], known.metric)}"
+    if epoch >= recipe.epochs:
+        return line
+    line += f"; the run ended after {epoch} of {recipe.epochs} epochs"
+    if progress.is_finished(recipe):
+        line += f": {epoch - best} without a better one (patience = {recipe.patience})"
+    return line

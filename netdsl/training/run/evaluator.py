@@ -11,8 +11,11 @@ from netdsl.data.samples import Batch, Samples, cache_on_device, evaluation_batc
 from netdsl.runtime.executor import FoldedExecutor, Workspace
 from netdsl.runtime.state import State
 from netdsl.training.job import Job
+from netdsl.training.metrics.table import MetricName, Score, measured_names
 from netdsl.training.run.nan_check import Diverged, Fault, find_fault
-from netdsl.training.run.score import Score, evaluate
+from netdsl.training.run.score import evaluate
+from netdsl.training.run.tally import Tally
+from netdsl.training.step.targets import target_inputs
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import inference_states
 
@@ -60,7 +63,7 @@ class Evaluator:
             weights = inference_states(self.state.snapshot())
             states = self.job.evaluation_graph.states
             self.averages.load(weights, states, "the average of the weights")
-        score = self._score(self.executor, self.validation, on_batch)
+        score = self._score("val", self.executor, self.validation, on_batch)
         if not math.isfinite(score.loss):
             raise ValidationDiverged(self._find_fault())
         return score
@@ -70,14 +73,35 @@ class Evaluator:
         cannot be read."""
         best, state = checkpoint.load(path), State(self.state.backend)
         state.load(best.states, self.job.evaluation_graph.states, best.origin)
-        return self._score(self._executor(state), samples, on_batch)
+        return self._score("test", self._executor(state), samples, on_batch)
+
+    def metrics(self, part: str, score: Score | None) -> dict[str, float | None]:
+        """The metrics of the images of a part, by name; None if they were not measured."""
+        names, classes = self._names(part), self.job.dataset.classes
+        if score is None:
+            return {str(name): None for name in names}
+        return {str(name): name.measure(score, classes) for name in names}
+
+    def _names(self, part: str) -> tuple[MetricName, ...]:
+        return measured_names(part, self.job.recipe.requested_metrics)
+
+    def _keeps_scores(self, part: str) -> bool:
+        return any(name.metric.needs_scores for name in self._names(part))
 
     def _score(
-        self, executor: FoldedExecutor, samples: Samples, on_batch: Callable[[], None]
+        self,
+        part: str,
+        executor: FoldedExecutor,
+        samples: Samples,
+        on_batch: Callable[[], None],
     ) -> Score:
-        return evaluate(
-            executor, self.job.image_input, self._batches(samples), lambda batch, out: on_batch()
+        tally = Tally(
+            len(self.job.dataset.classes),
+            samples.is_multi_label,
+            keeps_scores=self._keeps_scores(part),
         )
+        batches = self._batches(samples)
+        return evaluate(executor, self.job.image_input, batches, tally, on_batch)
 
     def _batches(self, samples: Samples) -> Iterator[Batch]:
         return evaluation_batches(samples, self.job.evaluation_network.batch, self.job.transform)
@@ -86,11 +110,7 @@ class Evaluator:
         """The first non-finite value of the validation, given that all weights are finite."""
         states = self.averages.snapshot()
         for batch in self._batches(self.validation):
-            inputs = {
-                self.job.image_input: materialize(batch.images),
-                "labels": batch.labels,
-                "weights": batch.weights,
-            }
+            inputs = {self.job.image_input: materialize(batch.images), **target_inputs(batch)}
             fault = find_fault(self.job.evaluation_graph, {**states, **inputs})
             if fault is not None:
                 return fault

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -11,7 +11,6 @@ from netdsl.training.job import Job
 from netdsl.training.run.bad_pictures import PictureMonitor
 from netdsl.training.run.callbacks import Callbacks, Result, StepReport, StopRequested
 from netdsl.training.run.evaluator import Evaluator
-from netdsl.training.run.score import Score
 from netdsl.training.run.stepper import Stepper
 from netdsl.training.run.watch_monitor import WatchMonitor
 from netdsl.training.store.progress import TIMING_METRICS, Progress
@@ -63,7 +62,7 @@ def train(
 
             seen = stepper.progress.seen - epoch_start.seen
             timing = dict(zip(TIMING_METRICS, (seconds, seen / seconds), strict=True))
-            metrics = _epoch_metrics(stepper, score) | timing
+            metrics = _epoch_metrics(stepper, evaluator.metrics("val", score)) | timing
             directory.metrics_log.add(metrics)
             stepper.finish_epoch(metrics)
             directory.save_epoch(stepper.progress)
@@ -73,14 +72,14 @@ def train(
 
         stepper.release_images()
         evaluator.release_images()
-        result = _best_metrics(stepper.progress) | timing
+        result = _best_metrics(job, stepper.progress) | timing
         result |= _test(job, evaluator, directory, stepper.progress, check_stop)
         pictures.report()
         return Result(result | {"bad_pictures": list(job.dataset.picture_errors)}, directory.best)
 
 
-def _best_metrics(progress: Progress) -> dict[str, Any]:
-    best = progress.best_epoch
+def _best_metrics(job: Job, progress: Progress) -> dict[str, Any]:
+    best = progress.best_epoch(job.recipe.best)
     return {"best_epoch": best, **progress.history[best - 1]}
 
 
@@ -96,13 +95,9 @@ def _test(
     if job.dataset.read_test is None:
         return {}
     score = evaluator.test(directory.best, job.dataset.read_test(), on_batch)
-    metrics = {
-        "test_loss": score.loss,
-        "test_accuracy": score.accuracy,
-        "test_top5": score.top5,
-        "test_images": score.images,
-    }
-    directory.metrics_log.add({"best_epoch": progress.best_epoch, **metrics})
+    metrics = evaluator.metrics("test", score) | {"test_images": score.images}
+    best = progress.best_epoch(job.recipe.best)
+    directory.metrics_log.add({"best_epoch": best, **metrics})
     return metrics
 
 
@@ -117,15 +112,14 @@ def _step_report(job: Job, epoch_start: Progress, now: Progress, seconds: float)
     )
 
 
-def _epoch_metrics(stepper: Stepper, score: Score | None) -> dict[str, Any]:
+def _epoch_metrics(stepper: Stepper, validation: Mapping[str, Any]) -> dict[str, Any]:
     p = stepper.progress
     return {
         "epoch": p.epoch + 1,
         "step": p.update,
         "train_loss": p.loss / p.batches,
         "train_accuracy": p.hits / p.batches,
-        "val_loss": score.loss if score else None,
-        "val_accuracy": score.accuracy if score else None,
+        **validation,
         "lr": float(stepper.last_learning_rate()),
         **stepper.scale_metrics(),
     }

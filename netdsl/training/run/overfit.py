@@ -17,6 +17,7 @@ from netdsl.runtime.state import State
 from netdsl.training.job import Job
 from netdsl.training.recipe.losses import Objective
 from netdsl.training.step.compile import compile_step
+from netdsl.training.step.targets import target_inputs
 from netdsl.training.store.warm_start import initialise_weights
 
 MAX_STEPS = 500
@@ -54,22 +55,28 @@ class OverfitResult:
 
 def overfit(job: Job, backend: Backend, max_steps: int = MAX_STEPS) -> OverfitResult:
     """Trains on the first batch only, at the optimizer's full rate. The dropout mask is fixed and
-    labels are not smoothed, so that the loss can approach zero."""
+    labels are neither smoothed nor mixed, so that the loss can approach zero."""
     if job.recipe.after is not None:
         message = f"`{job.recipe.after}` must be trained first, but --overfit runs one recipe"
         raise fail(message, help="`--set train.after=none` starts from random weights")
-    recipe = replace(job.recipe, accumulate=1, ema=None, loss=_without_smoothing(job.recipe.loss))
+    data = replace(job.recipe.data, augment=())
+    objective = _without_smoothing(job.recipe.loss)
+    recipe = replace(job.recipe, accumulate=1, ema=None, loss=objective, data=data)
     graph = compile_step(job.network, recipe, counter="update")
     state = State(backend)
     initialise_weights(state, job.network, recipe)
     state.initialise(graph.states, recipe.seed)
     executor = Executor(graph, backend, state)
     size, steady = recipe.data.batch, job.transform
-    batch = next(training_batches(job.train, size, recipe.seed, 0, augment=steady))
+    batch = next(
+        training_batches(
+            job.train, size, recipe.seed, 0, augment=steady, sampling=recipe.data.sampling
+        )
+    )
     given = {
         job.image_input: batch.images,
-        "labels": batch.labels,
-        "weights": batch.weights,
+        **target_inputs(batch),
+        **job.class_weights,
         "lr": np.asarray(recipe.optimizer.arguments["lr"], dtype=np.float32),
         "step": np.asarray(0, dtype=np.int32),
         "seed": np.asarray(recipe.seed, dtype=np.int32),

@@ -1,52 +1,41 @@
-"""Scores: losses and accuracies summed over the batches of an evaluation."""
+"""Scores: what is measured on a set of images, with one view of each image or several."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TypeVar
 
 from netdsl.backends.base import MAX_STEPS_IN_FLIGHT, Backend, Readback
 from netdsl.data.prefetch import prefetch
 from netdsl.data.samples import Batch
-from netdsl.errors import fail
 from netdsl.runtime.executor import Executor, FoldedExecutor
+from netdsl.training.metrics.table import Score
+from netdsl.training.run.tally import Tally
+from netdsl.training.step.targets import target_inputs
 from netdsl.types import Array
 
-
-@dataclass(frozen=True)
-class Score:
-    """Means over the images of a set."""
-
-    loss: float
-    accuracy: float
-    top5: float
-    images: int
-
-
-OnBatch = Callable[[Batch, Mapping[str, Array]], None]
-Part = TypeVar("Part")
+Views = tuple[Batch, ...]
+"""Batches of the same images, each with its own preprocessing."""
 
 
 def evaluate(
     executor: FoldedExecutor,
     image_input: str,
     batches: Iterator[Batch],
-    on_batch: OnBatch | None = None,
+    tally: Tally,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> Score:
-    """Returns loss and accuracy over all samples, each counted once; calls `on_batch` for every
-    batch. Batches are prefetched in the background."""
+    """Adds all samples to the tally, each counted once, and returns its score; calls `on_batch`
+    after every batch. Batches are prefetched in the background."""
     executor.refresh()
 
-    def run_batch(batch: Batch) -> Mapping[str, Array]:
-        out = executor.run({image_input: batch.images, **_targets(batch)})
-        if on_batch is not None:
-            on_batch(batch, out)
+    def run(views: Views) -> Mapping[str, Array]:
+        out = executor.run({image_input: views[0].images, **target_inputs(views[0])})
+        on_batch()
         return out
 
-    return _sum_scores(executor.backend, batches, run_batch)
+    return _add_batches(executor.backend, ((batch,) for batch in batches), run, tally)
 
 
 def evaluate_views(
@@ -54,52 +43,45 @@ def evaluate_views(
     scoring: Executor,
     average_scores: Callable[[Sequence[Array]], Array],
     image_input: str,
-    views: Sequence[Iterator[Batch]],
-    on_batch: OnBatch,
+    views: Iterator[Views],
+    tally: Tally,
 ) -> Score:
-    """Like `evaluate`, but averages the scores of several views of each image. The iterators in
-    `views` yield the same images, each with its own preprocessing; `scoring` computes loss and hits
-    from scores as `executor` does from its own."""
+    """Like `evaluate`, but averages the scores of several views of each image. `scoring` computes
+    from scores what `executor` computes from its own."""
     executor.refresh()
     backend = executor.backend
 
-    def run_batch(parts: tuple[Batch, ...]) -> Mapping[str, Array]:
-        targets = _targets(parts[0])
+    def run(views: Views) -> Mapping[str, Array]:
+        targets = target_inputs(views[0])
         found = [
-            backend.download(executor.run({image_input: part.images, **targets})["scores"])
-            for part in parts
+            backend.download(executor.run({image_input: view.images, **targets})["scores"])
+            for view in views
         ]
-        out = scoring.run({"scores": average_scores(found), **targets})
-        on_batch(parts[0], out)
-        return out
+        return scoring.run({"scores": average_scores(found), **targets})
 
-    return _sum_scores(backend, zip(*views, strict=True), run_batch)
+    return _add_batches(backend, views, run, tally)
 
 
-def _targets(batch: Batch) -> dict[str, Array]:
-    return {"labels": batch.labels, "weights": batch.weights}
-
-
-def _sum_scores(
-    backend: Backend, parts: Iterator[Part], run_batch: Callable[[Part], Mapping[str, Array]]
+def _add_batches(
+    backend: Backend,
+    views: Iterator[Views],
+    run: Callable[[Views], Mapping[str, Array]],
+    tally: Tally,
 ) -> Score:
-    """Sums the results of `run_batch`, read back asynchronously, over all parts. Raises NetError if
+    """Adds the results of `run`, read back asynchronously, for all batches. Raises NetError if
     every image was skipped."""
-    sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
-    pending: deque[Readback] = deque()
+    pending: deque[tuple[Array, Array, Readback]] = deque()
 
     def collect(most: int) -> None:
         while len(pending) > most:
-            for key, number in pending.popleft().result().items():
-                sums[key] += number
+            labels, weights, outputs = pending.popleft()
+            tally.add(labels, weights, outputs.result())
 
-    with closing(prefetch(parts)) as prefetched_parts:
-        for part in prefetched_parts:
-            out = run_batch(part)
-            pending.append(backend.start_readback({key: out[key] for key in sums}))
+    with closing(prefetch(views)) as prefetched:
+        for batches in prefetched:
+            out = run(batches)
+            reading = backend.start_readback({key: out[key] for key in tally.output_names})
+            pending.append((batches[0].labels, batches[0].weights, reading))
             collect(MAX_STEPS_IN_FLIGHT)
     collect(0)
-    n = sums["count"]
-    if not n:
-        raise fail("none of the images to evaluate on can be used")
-    return Score(sums["loss"] / n, sums["top1"] / n, sums["top5"] / n, int(sums["count"]))
+    return tally.score()

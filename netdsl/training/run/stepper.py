@@ -12,6 +12,7 @@ import numpy as np
 
 from netdsl.backends.base import MAX_STEPS_IN_FLIGHT, Readback
 from netdsl.backends.lazy_batch import materialize
+from netdsl.data.mixing import mix_batches
 from netdsl.data.prefetch import prefetch
 from netdsl.data.samples import Batch, cache_on_device, group_batches, training_batches
 from netdsl.runtime.executor import Executor, Workspace
@@ -27,6 +28,7 @@ from netdsl.training.run.nan_check import (
     is_finite,
 )
 from netdsl.training.step.loss_scale import SCALE, SCALE_STATES, SKIP_FLAG, scale_metrics
+from netdsl.training.step.targets import target_inputs
 from netdsl.training.store.progress import Progress
 from netdsl.types import Array
 
@@ -53,7 +55,10 @@ class Stepper:
         self._pending: deque[tuple[Readback, ...]] = deque()
 
     def upload_images(self) -> None:
-        """Caches the training images on the device if they fit into the remaining memory."""
+        """Caches the training images on the device if they fit into the remaining memory; not those
+        that are mixed, which the host does."""
+        if self.job.recipe.data.mixings:
+            return
         self.train = cache_on_device(self.job.train, self.job.augment, self.state.backend)
 
     def release_images(self) -> None:
@@ -64,10 +69,19 @@ class Stepper:
     def batch_groups(self) -> Generator[tuple[Batch, ...], None, None]:
         """The remaining batches of this epoch, in groups of one update each; prefetched in the
         background."""
-        s, recipe = self.progress, self.job.recipe
+        s, recipe, data = self.progress, self.job.recipe, self.job.recipe.data
         batches = training_batches(
-            self.train, recipe.data.batch, recipe.seed, s.epoch, s.seen, self.job.augment
+            self.train,
+            data.batch,
+            recipe.seed,
+            s.epoch,
+            s.seen,
+            self.job.augment,
+            data.sampling,
         )
+        if data.mixings:
+            classes, first = len(self.job.dataset.classes), s.seen // data.batch
+            batches = mix_batches(batches, data.mixings, classes, recipe.seed, s.epoch, first)
         return prefetch(group_batches(batches, recipe.accumulate))
 
     def prefetch_groups(self) -> Generator[tuple[Batch, ...], None, None]:
@@ -101,8 +115,8 @@ class Stepper:
         s, recipe = self.progress, self.job.recipe
         return {
             self.job.image_input: batch.images,
-            "labels": batch.labels,
-            "weights": batch.weights,
+            **target_inputs(batch),
+            **self.job.class_weights,
             "lr": self.learning_rate(),
             "step": np.asarray(s.step + i, dtype=np.int32),
             "update": np.asarray(s.update, dtype=np.int32),
@@ -131,7 +145,7 @@ class Stepper:
     def _collect(self) -> None:
         """Collects the results of the oldest pending update."""
         for found in self._pending.popleft():
-            numbers = found.result()
+            numbers = {name: float(value) for name, value in found.result().items()}
             if not can_continue(numbers):
                 raise Diverged
             self.progress = self.progress.add_batch(numbers["loss"], numbers["accuracy"])

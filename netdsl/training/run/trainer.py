@@ -16,7 +16,14 @@ from netdsl.runtime.state import State
 from netdsl.training.job import prepare_job
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.run.bad_pictures import PictureMonitor, bad_picture_error
-from netdsl.training.run.callbacks import Callbacks, OnEpoch, OnStep, Result, StopRequested
+from netdsl.training.run.callbacks import (
+    Callbacks,
+    OnEpoch,
+    OnStep,
+    Result,
+    StopRequested,
+    format_end,
+)
 from netdsl.training.run.evaluator import Evaluator, ValidationDiverged
 from netdsl.training.run.loop import train
 from netdsl.training.run.memory import out_of_memory_error
@@ -29,7 +36,7 @@ from netdsl.training.step.watch import WatchRequest
 from netdsl.training.store.checkpoint import Checkpoint, inference_states
 from netdsl.training.store.pipeline_revisions import check_pipeline
 from netdsl.training.store.progress import Progress, load_progress
-from netdsl.training.store.resume import note_changes
+from netdsl.training.store.resume import check_same_data, check_states, note_changes
 from netdsl.training.store.run_directory import RunDirectory
 from netdsl.training.store.warm_start import WarmStart, initialise_weights
 
@@ -85,13 +92,17 @@ class Trainer:
         return Progress()
 
     def _restore(self, saved: Checkpoint) -> Progress:
-        self._check_data(saved)
+        dataset = self.job.dataset
+        check_same_data(saved, self.job.data_fingerprint, dataset.name_fingerprint)
         check_pipeline(saved, self.job)
         # if the loss was not scaled before, it starts with the recipe's scale
         new = [name for name in SCALE_STATES if name not in saved.states]
         states = self.job.step_graph.states
         wanted = [n for n in states if not n.name.endswith(SUM_SUFFIX) and n.name not in new]
         help = f'a new run can start from its weights with `init = weights("{saved.origin}")`'
+        weights = self.job.network.graph.states
+        match_states(weights, shapes_of(saved.states), (), saved.origin, help=help)
+        check_states(wanted, saved)
         match_states(wanted, shapes_of(saved.states), (), saved.origin, help=help)
         self.state.load(saved.states, wanted, saved.origin)
         self.state.initialise(states, self.recipe.seed)
@@ -102,17 +113,6 @@ class Trainer:
             raise fail(f"{saved.origin} cannot be resumed: it claims to have seen {seen}")
         return progress
 
-    def _check_data(self, saved: Checkpoint) -> None:
-        """Raises NetError if the run was trained on other images than the current ones."""
-        before = saved.progress.get("data", self.job.data_fingerprint)
-        if before not in (self.job.data_fingerprint, self.job.dataset.name_fingerprint):
-            raise fail(
-                f"the data are not those that the run of {saved.origin} was trained on",
-                notes=[f"then: {before}", f"now: {self.job.data_fingerprint}"],
-                help="images that were held out would be trained on; restore the data, or start "
-                "a new run with `init = weights(...)`",
-            )
-
     @property
     def progress(self) -> Progress:
         return self.stepper.progress
@@ -120,7 +120,19 @@ class Trainer:
     def opening_lines(self) -> tuple[str, ...]:
         """What the run learns from and starts with, as lines of text."""
         warm_start = self.warm_start.lines() if self.warm_start else ()
-        return (*self.job.inventory.lines(), *warm_start)
+        return (*self.job.inventory.lines(), *warm_start, *self._finished_lines())
+
+    def _finished_lines(self) -> tuple[str, ...]:
+        """Why a resumed run has nothing left to train, as a line of text."""
+        if not self.progress.is_finished(self.recipe):
+            return ()
+        is_complete = self.progress.epoch >= self.recipe.epochs
+        setting = "train.epochs=N" if is_complete else "train.patience=none"
+        return (f"the run is finished; `--set {setting}` continues it",)
+
+    def closing_line(self) -> str:
+        """Which epoch of the finished run is the best one, and why it ended."""
+        return format_end(self.progress, self.recipe)
 
     def run(
         self,

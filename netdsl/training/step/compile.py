@@ -14,7 +14,12 @@ from netdsl.passes.pass_manager import Pass, PassObserver
 from netdsl.passes.recompute import recompute
 from netdsl.training.recipe.precision import low_precision
 from netdsl.training.recipe.recipe import Recipe
-from netdsl.training.step.graphs import accumulating_graph, evaluation_graph, training_graph
+from netdsl.training.step.graphs import (
+    accumulating_graph,
+    evaluation_graph,
+    prediction_graph,
+    training_graph,
+)
 from netdsl.types import Graph
 
 
@@ -81,6 +86,11 @@ def compile_evaluation(
 ) -> FoldedGraph:
     """The evaluation of a batch, and the graph that prepares its folded weights."""
     return pass_manager.prepare_inference(evaluation_graph(network, recipe), watch)
+
+
+def compile_prediction(network: Network, recipe: Recipe) -> FoldedGraph:
+    """The scores and probabilities of a batch, and the graph that prepares its folded weights."""
+    return pass_manager.prepare_inference(prediction_graph(network, recipe))
 
 
 def _compile(

@@ -13,11 +13,13 @@ from netdsl.ir.garbage_collection import pause_garbage_collection
 from netdsl.ir.verifier import verify_graph
 from netdsl.ir.views import strip_views
 from netdsl.language.network import Network
-from netdsl.training.recipe.losses import class_scores, pairwise_sum, weighted_mean
+from netdsl.training.recipe.losses import Probabilities, class_scores, pairwise_sum, weighted_mean
 from netdsl.training.recipe.optimizers import Update, emit_update
 from netdsl.training.recipe.precision import has_loss_scale, low_precision
 from netdsl.training.recipe.recipe import Recipe
+from netdsl.training.recipe.targets import LABEL_THRESHOLD, Targets
 from netdsl.training.step.loss_scale import SCALE, SKIP_FLAG, LossScale
+from netdsl.training.step.targets import declare_targets
 from netdsl.types import Graph, Node, TensorType
 
 SUM_SUFFIX = ".gradient"
@@ -37,35 +39,44 @@ class Forward:
         return self.results["loss"]
 
 
-def _targets(b: Builder, batch: int) -> tuple[Node, Node]:
-    labels = b.input("labels", TensorType((batch,), "int32"))
-    return labels, b.input("weights", TensorType((batch,), b.dtype))
-
-
 def build_forward(network: Network, recipe: Recipe) -> Forward:
     """Builds the net, its losses and the states that it updates without a gradient."""
     b = Builder(network.graph, network.dtype)
-    labels, weights = _targets(b, network.batch)
+    targets = declare_targets(b, recipe, network, training=True)
     losses: dict[str, Node] = {}
     for name, node in network.graph.outputs.items():
         with b.at(None, f"loss.{name}"):
             scores = class_scores(b, network.graph[node])
-            losses[name] = weighted_mean(b, recipe.loss.per_sample(b, scores, labels), weights)
+            if targets.distribution is not None or recipe.loss.class_weights:
+                _check_score_count(name, network.graph[node], targets.classes)
+            losses[name] = recipe.loss.mean(b, scores, targets)
             if name == "main":
                 total = losses[name]
-                accuracy = weighted_mean(b, b.top_hit(scores, labels, k=1), weights)
+                hits = _emit_hits(b, network, recipe, scores, targets)
+                accuracy = weighted_mean(b, hits, targets.weights)
             else:
                 total = b.add(total, b.mul(losses[name], b.const(network.loss_weights[name])))
     updates = {state: b.nodes[node] for state, node in network.graph.updates.items()}
     return Forward(b, {"loss": total, "main_loss": losses["main"], "accuracy": accuracy}, updates)
 
 
+def _check_score_count(name: str, output: Node, classes: int) -> None:
+    """Raises NetError if a side output does not give as many scores as the main one."""
+    if output.type.shape[-1] != classes:
+        raise fail(
+            f"the output `{name}` gives {output.type.shape[-1]:,} scores, but the net's end gives "
+            f"{classes:,}",
+            output.span,
+            help="all outputs of a net are trained on the same classes",
+        )
+
+
 @pause_garbage_collection()
 def training_graph(network: Network, recipe: Recipe, counter: str | None = None) -> Graph:
-    """One update of the weights. Inputs: the net's, `labels`, `weights`, `lr`, and as needed `step`
-    (batches so far), `seed`, `ema_rate`, and `counter`, which counts updates: `step` unless an
-    update takes several batches. Outputs: `loss` (all outputs, weighted), `main_loss`, `accuracy`;
-    with a scaled loss also `left_out` and the new `loss_scale`."""
+    """One update of the weights. Inputs: the net's, those of its targets and of class weights,
+    `lr`, and as needed `step` (batches so far), `seed`, `ema_rate`, and `counter`, which counts
+    updates: `step` unless an update takes several batches. Outputs: `loss` (all outputs, weighted),
+    `main_loss`, `accuracy`; with a scaled loss also `left_out` and the new `loss_scale`."""
     f = build_forward(network, recipe)
     b, learnt = f.b, trainable_weights(network, recipe)
     scale = _loss_scale(f, recipe)
@@ -183,50 +194,93 @@ def _square_sum(b: Builder, g: Node) -> Node:
 
 @pause_garbage_collection()
 def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
-    """The results of `_score_sums` for a batch, and the `probabilities` of the scores."""
+    """The results of `_score_sums` for a batch."""
     b = Builder(network.graph, network.dtype)
-    labels, weights = _targets(b, network.batch)
+    targets = declare_targets(b, recipe, network)
     with b.at(None, "score"):
         scores = class_scores(b, network.main_output)
-        results = _score_sums(b, recipe, scores, labels, weights)
-        results["probabilities"] = _emit_probabilities(b, network, scores)
+        results = _score_sums(b, network, recipe, scores, targets)
     return verify_graph(b.build(results, name=f"{network.name}.eval"))
 
 
-def prediction_graph(network: Network) -> Graph:
+def prediction_graph(network: Network, recipe: Recipe) -> Graph:
     """The `scores` of a batch, [N, classes], and their `probabilities`. Raises NetError if the net
     gives more than one score per class."""
     b = Builder(network.graph, network.dtype)
     with b.at(None, "score"):
         scores = class_scores(b, network.main_output)
-        results = {"scores": scores, "probabilities": _emit_probabilities(b, network, scores)}
+        probabilities = _emit_probabilities(b, network, recipe, scores)
+    results = {"scores": scores, "probabilities": probabilities}
     return verify_graph(b.build(results, name=f"{network.name}.predict"))
 
 
-def _emit_probabilities(b: Builder, network: Network, scores: Node) -> Node:
-    """The probabilities of classes: a net that ends in a softmax or in sigmoids gives them itself,
-    sigmoids one for each label by itself."""
-    end = strip_views(network.graph, network.graph.outputs["main"]).op
-    return scores if end in ("softmax", "sigmoid") else b.softmax(scores)
-
-
-def scoring_graph(recipe: Recipe, batch: int, classes: int, dtype: str) -> Graph:
-    """The same for given scores, an input [batch, classes]."""
-    b = Builder(dtype=dtype)
-    labels, weights = _targets(b, batch)
-    scores = b.input("scores", TensorType((batch, classes), dtype))
+def scoring_graph(network: Network, recipe: Recipe) -> Graph:
+    """The results of `_score_sums` for given scores of a net, an input [batch, classes]."""
+    b = Builder(dtype=network.dtype)
+    targets = declare_targets(b, recipe, network)
+    scores = b.input("scores", TensorType((network.batch, targets.classes), network.dtype))
     with b.at(None, "score"):
-        return verify_graph(b.build(_score_sums(b, recipe, scores, labels, weights), name="score"))
+        results = _score_sums(b, network, recipe, scores, targets)
+    return verify_graph(b.build(results, name="score"))
+
+
+def find_probability_function(network: Network, recipe: Recipe) -> Probabilities | None:
+    """The function that makes probabilities of scores, as the loss says; None for a net that ends
+    in one itself."""
+    if _find_end(network) in ("softmax", "sigmoid"):
+        return None
+    return recipe.loss.probabilities or "softmax"
+
+
+def has_label_probabilities(network: Network, recipe: Recipe) -> bool:
+    """Whether a trained net gives the probability of each label by itself, instead of those of
+    classes of which an image has one: it ends in sigmoids, or its loss takes the sigmoid of each
+    score."""
+    return "sigmoid" in (_find_end(network), find_probability_function(network, recipe))
+
+
+def _find_end(network: Network) -> str:
+    """The operator that gives the main output."""
+    return strip_views(network.graph, network.graph.outputs["main"]).op
+
+
+def _emit_probabilities(b: Builder, network: Network, recipe: Recipe, scores: Node) -> Node:
+    """The probabilities of classes or labels."""
+    function = find_probability_function(network, recipe)
+    if function is None:
+        return scores
+    return b.sigmoid(scores) if function == "sigmoid" else b.softmax(scores)
+
+
+def _emit_hits(
+    b: Builder, network: Network, recipe: Recipe, scores: Node, targets: Targets
+) -> Node:
+    """1 for each image that is right, else 0: [N]. With several labels an image, those count as
+    found whose probability is above 0.5, and all must be right."""
+    if targets.labels is not None:
+        return b.top_hit(scores, targets.labels, k=1)
+    zero, half, one = (b.const(v) for v in (0.0, LABEL_THRESHOLD, 1.0))
+    found = _emit_probabilities(b, network, recipe, scores)
+    absent = b.select(b.is_finite(found), one, zero)  # of a NaN, nothing is right
+    wanted = b.greater(targets.smooth(b), half)
+    if_found, if_absent = b.select(wanted, one, zero), b.select(wanted, zero, absent)
+    right = b.select(b.greater(found, half), if_found, if_absent)
+    count = b.reduce_sum(right, axes=(1,))
+    return b.select(b.greater(count, b.const(targets.classes - 0.5)), one, zero)
 
 
 def _score_sums(
-    b: Builder, recipe: Recipe, scores: Node, labels: Node, weights: Node
+    b: Builder, network: Network, recipe: Recipe, scores: Node, targets: Targets
 ) -> dict[str, Node]:
-    """Weighted sums over a batch: `loss`, `top1`, `top5`, `count`; and the `scores`."""
+    """Weighted sums over a batch: `loss`, `top1`, `count`, and `top5` of data with one class an
+    image; and the `scores` with their `probabilities`."""
     results = {
-        "loss": recipe.loss.per_sample(b, scores, labels),
-        "top1": b.top_hit(scores, labels, k=1),
-        "top5": b.top_hit(scores, labels, k=5),
+        "loss": recipe.loss.per_sample(b, scores, targets),
+        "top1": _emit_hits(b, network, recipe, scores, targets),
     }
-    sums = {k: b.reduce_sum(b.mul(v, weights), axes=(0,)) for k, v in results.items()}
-    return sums | {"count": b.reduce_sum(weights, axes=(0,)), "scores": scores}
+    if targets.labels is not None:
+        results["top5"] = b.top_hit(scores, targets.labels, k=5)
+    sums = {k: b.reduce_sum(b.mul(v, targets.weights), axes=(0,)) for k, v in results.items()}
+    sums["count"] = b.reduce_sum(targets.weights, axes=(0,))
+    probabilities = _emit_probabilities(b, network, recipe, scores)
+    return sums | {"scores": scores, "probabilities": probabilities}

@@ -25,6 +25,7 @@ from netdsl.json_schema import (
     JsonString,
     JsonValue,
     Nullable,
+    Schema,
     SchemaError,
     read_json,
 )
@@ -42,6 +43,7 @@ from netdsl.safetensors_file import (
     read_tensor,
 )
 from netdsl.text_escaping import escape_line
+from netdsl.training.metrics.table import METRIC_NAMES
 from netdsl.types import Array, dims
 
 SUFFIX = ".safetensors"
@@ -188,18 +190,12 @@ def _check_format(about: Any, origin: str) -> None:
 _METADATA_SCHEMA = JsonObject({"about": JsonString(MAX_HEADER), "sha256": JsonString(64)})
 _EPOCHS, _COUNT, _STEPS = JsonInteger(0, MAX_EPOCHS), JsonInteger(0, 2**40), JsonInteger(0, 2**30)
 _NUMBER, _SHARE = Nullable(JsonNumber()), Nullable(JsonNumber(0, 1.001))  # a mean may be rounded
+_METRICS: dict[str, Schema] = {
+    name: _SHARE if known.metric.is_share else _NUMBER for name, known in METRIC_NAMES.items()
+}
 METRICS_SCHEMA = JsonObject(
     {},
-    {
-        "epoch": _EPOCHS,
-        "step": _STEPS,
-        "train_loss": _NUMBER,
-        "train_accuracy": _SHARE,
-        "val_loss": _NUMBER,
-        "lr": _NUMBER,
-        "val_accuracy": _SHARE,
-        "skipped": _COUNT,
-    },
+    {"epoch": _EPOCHS, "step": _STEPS, "lr": _NUMBER, "skipped": _COUNT, **_METRICS},
     additional=JsonValue(2),
 )
 """What an epoch has measured."""

@@ -6,7 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from netdsl.data.revisions import DRAWS, FIT, ORDER, REVISIONS, SPLIT, Revisions, changes_since
+from netdsl.data.revisions import (
+    BALANCED_ORDER,
+    DRAWS,
+    FIT,
+    LIMIT,
+    ORDER,
+    REVISIONS,
+    SPLIT,
+    Revisions,
+    changes_since,
+)
+from netdsl.data.sampling import BALANCED
 from netdsl.errors import fail
 from netdsl.training.job import Job
 from netdsl.training.recipe.recipe import resolve_recipe
@@ -33,10 +44,13 @@ def pipeline_revisions(job: Job) -> dict[str, int]:
 
 def _components(job: Job) -> Iterator[_Component]:
     data, image = job.recipe.data, job.dataset.train.image_shape
-    yield _Component(ORDER, REVISIONS[ORDER])
+    order = BALANCED_ORDER if data.sampling == BALANCED else ORDER
+    yield _Component(order, REVISIONS[order])
+    if data.limit is not None:
+        yield _Component(LIMIT, REVISIONS[LIMIT])
     if job.dataset.validation is None and data.validation:
         yield _Component(SPLIT, REVISIONS[SPLIT])
-    if any(chosen.record.draw_count for chosen in data.augment):
+    if any(chosen.record.is_random for chosen in data.augment):
         yield _Component(DRAWS, REVISIONS[DRAWS])
     for chosen in (*data.augment, *data.eval_transform):
         yield _Component(chosen.name, chosen.record.revisions, chosen.arguments)

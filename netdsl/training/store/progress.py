@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from netdsl.errors import fail
+from netdsl.training.recipe.best import Criterion
 from netdsl.training.recipe.recipe import Recipe
 from netdsl.training.recipe.schedules import Moment, rate_factor
 from netdsl.training.store.checkpoint import Checkpoint
@@ -80,15 +81,15 @@ class Progress:
             changes=self.changes,
         )
 
-    @property
-    def best_epoch(self) -> int:
-        """The number of the best epoch so far, counted from 1; 0 before the first."""
-        ranked = [quality(m) for m in self.history]
+    def best_epoch(self, best: Criterion | None) -> int:
+        """The number of the best epoch so far by a recipe's `best`, counted from 1; 0 before the
+        first."""
+        ranked = [quality(m, best) for m in self.history]
         return ranked.index(max(ranked)) + 1 if ranked else 0
 
     def is_finished(self, recipe: Recipe) -> bool:
         """Whether all epochs are done, or none improved for `patience` epochs."""
-        waited = self.epoch - self.best_epoch
+        waited = self.epoch - self.best_epoch(recipe.best)
         return self.epoch >= recipe.epochs or (
             recipe.patience is not None and waited >= recipe.patience
         )
@@ -114,12 +115,21 @@ def load_progress(saved: Checkpoint) -> Progress:
         raise fail(f"{saved.origin} cannot be resumed: {e}") from None
 
 
-def quality(metrics: Mapping[str, Any]) -> tuple[float, float]:
-    """The sort key of the best checkpoint: validation accuracy, then loss; the training loss if
-    there is no validation set."""
+def quality(metrics: Mapping[str, Any], best: Criterion | None) -> tuple[float, float]:
+    """The sort key of the best checkpoint: the metric of `best`, then loss. Without `best`, it is
+    the validation accuracy, or the training loss alone if there is no validation set."""
+    if best is not None:
+        return best.rank(metrics), -selection_loss(metrics)
     if metrics.get("val_accuracy") is None:
         return 0.0, -selection_loss(metrics)
     return metrics["val_accuracy"], -selection_loss(metrics)
+
+
+def best_metric(metrics: Mapping[str, Any], best: Criterion | None) -> str:
+    """The name of the metric that `quality` compares first."""
+    if best is not None:
+        return str(best.metric)
+    return "train_loss" if metrics.get("val_accuracy") is None else "val_accuracy"
 
 
 def selection_loss(metrics: Mapping[str, Any]) -> float:

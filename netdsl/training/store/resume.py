@@ -15,20 +15,23 @@ from netdsl.language.program import Program, build_program, parse_file, reject_r
 from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_MESSAGE_CHARACTERS
 from netdsl.text_escaping import escape_line
-from netdsl.training.recipe.recipe import net_name
+from netdsl.training.recipe.recipe import net_name, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import resolve_file
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
 from netdsl.training.store.metrics_log import last_epoch
+from netdsl.types import Node
 
 FIXED_KEYS = {
     "train.seed": "images that were held out would be trained on",
     "data.validation": "images that were held out would be trained on",
+    "data.limit": "it would be another run",
     "data.source": "it would be another run",
     "train.net": "it would be another run",
     "train.data": "images that were held out would be trained on",
     "train.shrink": "it would have other weights",
     "train.init": "the weights were trained from the old initial ones",
+    "train.best": "the best weights so far were chosen by the old one, and no others were kept",
     "train.after": "the weights were trained from the old initial ones",
 }
 
@@ -61,14 +64,41 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     now = build_program(
         changed if saved is None else _keep_finished_stages(file, changed, settings), reject_read
     )
-    changes = _diff_programs(before, now)
+    changes = diff_programs(before, now)
     begun = saved is not None or any(out.glob(f"*/last{SUFFIX}"))
     for key in changes:
         reason = FIXED_KEYS.get(re.sub(r"\.\w+\.", ".", key))
         if reason is not None and begun:
             message = f"`{key}` cannot be changed in the middle of a run: {reason}"
             raise fail(message, help="start a new run, with `init = weights(...)` if you like")
+    if saved is not None:
+        _check_epochs(resolve_recipe(now).epochs, saved)
     return Continuation(now, saved, changes)
+
+
+def _check_epochs(epochs: int, saved: Checkpoint) -> None:
+    """Raises NetError if a run is to end before the place where it is."""
+    done = saved.progress.get("epoch", 0)
+    if epochs < done:
+        raise fail(
+            f"the run has trained {done:,} epochs already, more than `train.epochs = {epochs:,}`",
+            help=f"give it at least {done:,}, or start a new run",
+        )
+
+
+def check_states(states: Sequence[Node], saved: Checkpoint) -> None:
+    """Raises NetError if a checkpoint lacks states of a training step that are not weights: those
+    of another optimizer, of an average of the weights."""
+    missing = [n.name for n in states if n.name not in saved.states]
+    if not missing:
+        return
+    more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+    raise fail(
+        f"{saved.origin} has no state `{missing[0]}`{more}, as the run was started with another "
+        "`optimizer` or without `ema`",
+        help="resume it with its own `optimizer` and `ema`, or start a new run from its weights "
+        f'with `init = weights("{saved.origin}")`',
+    )
 
 
 def _check_same_net(of: Program, text: Path, origin: str) -> None:
@@ -118,7 +148,7 @@ def load_last(out: Path) -> Checkpoint | None:
     return None
 
 
-def _diff_programs(before: Program, now: Program) -> dict[str, tuple[str, str]]:
+def diff_programs(before: Program, now: Program) -> dict[str, tuple[str, str]]:
     """The entries of the resolved text that differ, and `net` if a net differs."""
     old, new = (_resolved_entries(p) for p in (before, now))
     found = {k: (old.get(k, "none"), v) for k, v in new.items() if old.get(k) != v}
@@ -141,11 +171,40 @@ def _net_items(of: Program) -> list[s.Item]:
     return [i for i in of.items if isinstance(i, s.Net | s.Instance | s.Block | s.Let)]
 
 
+def check_same_recipe(folder: Path, asked: Program) -> None:
+    """Raises NetError if a directory holds a run of another recipe than `asked`, the program of a
+    resolved recipe; for a run that was asked for again."""
+    path = folder / "recipe.net"
+    if not path.is_file():
+        return
+    changes = diff_programs(build_program(parse_file(str(path)), reject_read), asked)
+    if changes:
+        differences = [f"`{k}` is {old} there, and {new} now" for k, (old, new) in changes.items()]
+        raise fail(
+            f"{folder} holds a run of another recipe: {differences[0]}",
+            notes=differences[1:],
+            help="give another `--out`; nothing was overwritten",
+        )
+
+
+def check_same_data(saved: Checkpoint, fingerprint: str, name_fingerprint: str) -> None:
+    """Raises NetError if a run was trained on other images than those of a data set with these
+    fingerprints."""
+    before = saved.progress.get("data", fingerprint)
+    if before not in (fingerprint, name_fingerprint):
+        raise fail(
+            f"the data are not those that the run of {saved.origin} was trained on",
+            notes=[f"then: {before}", f"now: {fingerprint}"],
+            help="images that were held out would be trained on; restore the data, or start "
+            "a new run with `init = weights(...)`",
+        )
+
+
 def note_changes(saved: Checkpoint, net_text: str) -> Checkpoint:
     """The checkpoint with a note on what changes if its run is resumed with `net_text`."""
     changes = {}
     if net_text != saved.net_text:
-        changes = _diff_programs(saved.program(), build_program(parse(net_text), reject_read))
+        changes = diff_programs(saved.program(), build_program(parse(net_text), reject_read))
     if not changes:
         return saved
     words = ", ".join(f"{k} = {new} (was {old})" for k, (old, new) in changes.items())

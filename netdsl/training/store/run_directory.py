@@ -41,11 +41,17 @@ def create_run_directory(path: str, out: Path | None) -> Path:
             message = f"{out} already holds {', '.join(existing_files)}"
             raise fail(message, help="give another `--out`; no file is ever overwritten")
         return _create(out, exist_ok=True)
+    return create_numbered(Path("runs"), path)
+
+
+def create_numbered(parent: Path, path: str) -> Path:
+    """Creates and returns a new folder NAME-N in `parent` for a .net file (`-` for stdin), with the
+    first number that is free."""
     stem = Path(path).stem if path != "-" else "stdin"
-    runs, number = _create(Path("runs"), exist_ok=True), 1
+    parent, number = _create(parent, exist_ok=True), 1
     while True:
         try:
-            return _create(runs / f"{stem}-{number}")
+            return _create(parent / f"{stem}-{number}")
         except FileExistsError:
             number += 1
 
@@ -118,14 +124,14 @@ class RunDirectory:
         try:
             best = checkpoint.load(self.best).progress
         except NetError:
-            if s.best_epoch != s.epoch or not whole:
+            if not (whole and self._is_best(s)):
                 raise
             best = {"epoch": 0, "history": []}
         there, history = best.get("epoch"), best.get("history")
         if not isinstance(there, int) or history != [dict(m) for m in s.history[:there]]:
             message = f"{self.best} belongs to another run than {self.last}"
             raise fail(message, help="restore the right one; every run has its own directory")
-        if whole and s.best_epoch == s.epoch != there:
+        if whole and self._is_best(s) and s.epoch != there:
             self._save_for_inference("best", s)
         if whole:
             self._save_periodic(s)
@@ -134,9 +140,13 @@ class RunDirectory:
         """Saves a finished epoch. The last checkpoint is written before the best one, so that if
         the run stops in between, the best one can be restored from it."""
         self.save_last(s)
-        if s.best_epoch == s.epoch:
+        if self._is_best(s):
             self._save_for_inference("best", s)
         self._save_periodic(s)
+
+    def _is_best(self, s: Progress) -> bool:
+        """Whether the last finished epoch is the best one so far."""
+        return s.best_epoch(self.job.recipe.best) == s.epoch
 
     def save_last(self, s: Progress, data: str | None = None) -> None:
         """Saves everything that is needed to resume the run. `data`, if given, is stored instead of

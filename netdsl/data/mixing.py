@@ -1,0 +1,145 @@
+"""Augmentations that mix the images of a batch and their labels: their table, and mixed batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+
+import numpy as np
+
+from netdsl.backends.lazy_batch import materialize
+from netdsl.data.revisions import Revisions
+from netdsl.data.rng import MIX_KEY, make_rng
+from netdsl.data.samples import Batch
+from netdsl.parameter_types import Float
+from netdsl.signature import BoundCall, Param, Signature
+from netdsl.types import Array
+
+STEPS = 256
+"""Shares are multiples of 1/256: pixels are bytes, and a product of two bytes fits into 16 bits."""
+_CHUNK = 2**17
+"""Pixels that are mixed at once; their products stay in the cache of a core."""
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """`mix(images, partners, share, rng)` mixes each image with its partner, the image of that
+    number: a `share` of the result is from the image itself. Returns the images [N,...] and the
+    exact share."""
+
+    signature: Signature
+    mix: Callable[[Array, Array, float, np.random.Generator], tuple[Array, float]]
+    doc: str
+    needs_pictures: bool = False
+    revisions: Revisions = ()
+    mixes_labels: bool = True
+    is_random: bool = True
+
+
+def blend(
+    images: Array, partners: Array, share: float, rng: np.random.Generator
+) -> tuple[Array, float]:
+    """Mixup: a weighted mean of the pixels; bytes are rounded."""
+    steps = round(share * STEPS)
+    if images.dtype != np.uint8:
+        own, other = np.float32(steps / STEPS), np.float32(1 - steps / STEPS)
+        return images * own + images[partners] * other, steps / STEPS
+    found = np.empty_like(images)
+    count = max(1, _CHUNK // max(1, images[0].size))
+    for start in range(0, len(images), count):
+        part = slice(start, start + count)
+        mixed = images[part] * np.uint16(steps)
+        mixed += images[partners[part]] * np.uint16(STEPS - steps)
+        mixed += np.uint16(STEPS // 2)
+        found[part] = mixed // np.uint16(STEPS)
+    return found, steps / STEPS
+
+
+def paste(
+    images: Array, partners: Array, share: float, rng: np.random.Generator
+) -> tuple[Array, float]:
+    """CutMix: a box of the partner in the same place. Its sides are those of the image times
+    sqrt(1 - share), and its centre is any pixel; what is outside of the image is clipped, so the
+    exact share is usually larger."""
+    (top, bottom), (left, right) = (_draw_interval(side, share, rng) for side in images.shape[1:3])
+    found = images.copy()
+    found[:, top:bottom, left:right] = images[partners, top:bottom, left:right]
+    height, width = images.shape[1:3]
+    return found, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def _draw_interval(side: int, share: float, rng: np.random.Generator) -> tuple[int, int]:
+    half, centre = int(side * sqrt(1 - share)) // 2, int(rng.integers(side))
+    return max(0, centre - half), min(side, centre + half)
+
+
+def _parameters(alpha: float) -> tuple[Param, Param]:
+    return Param("alpha", Float(0.001, 1000), alpha), Param("p", Float(0, 1), 1)
+
+
+MIXINGS: dict[str, Mixing] = {
+    m.signature.name: m
+    for m in (
+        Mixing(
+            Signature("mixup", _parameters(0.2)),
+            blend,
+            "images and labels of a batch averaged with those of another order, by a share from "
+            "Beta(alpha, alpha), with probability `p` (Zhang et al. 2018)",
+        ),
+        Mixing(
+            Signature("cutmix", _parameters(1)),
+            paste,
+            "a box from another image of the batch, labels mixed by its area, whose share is from "
+            "Beta(alpha, alpha), with probability `p` (Yun et al. 2019)",
+            needs_pictures=True,
+        ),
+    )
+}
+
+
+def mix_batches(
+    batches: Iterator[Batch],
+    mixings: Sequence[BoundCall],
+    classes: int,
+    seed: int,
+    epoch: int,
+    first: int = 0,
+) -> Iterator[Batch]:
+    """The batches of an epoch from batch `first` on, mixed by one of `mixings` each, with targets
+    [N, classes]. What happens to a batch depends only on seed, epoch and its number; and on which
+    of its pictures are skipped."""
+    for number, batch in enumerate(batches, first):
+        yield _mix(batch, mixings, classes, make_rng(seed, MIX_KEY + epoch, number << 64))
+
+
+def _mix(
+    batch: Batch, mixings: Sequence[BoundCall], classes: int, rng: np.random.Generator
+) -> Batch:
+    own = _as_distribution(batch.labels, classes)
+    chosen = mixings[int(rng.integers(len(mixings)))]
+    if rng.random() >= chosen.arguments["p"]:
+        return replace(batch, targets=own)
+    share = rng.beta(chosen.arguments["alpha"], chosen.arguments["alpha"])
+    partners = _draw_partners(batch.weights, rng)
+    images, share = chosen.record.mix(materialize(batch.images), partners, share, rng)
+    targets = own * np.float32(share) + own[partners] * np.float32(1 - share)
+    labels = batch.labels if share >= 0.5 else batch.labels[partners]
+    return replace(batch, images=images, labels=labels, targets=targets)
+
+
+def _draw_partners(weights: Array, rng: np.random.Generator) -> Array:
+    """A random order of the images of a batch. Those of weight 0, whose labels are not of their
+    pixels, stay by themselves."""
+    partners, used = np.arange(len(weights)), np.flatnonzero(weights)
+    partners[used] = rng.permutation(used)
+    return partners
+
+
+def _as_distribution(labels: Array, classes: int) -> Array:
+    """The labels as float32 [N, classes]."""
+    if labels.ndim == 2:
+        return labels.astype(np.float32)
+    found = np.zeros((len(labels), classes), np.float32)
+    found[np.arange(len(labels)), labels] = 1
+    return found

@@ -1,0 +1,90 @@
+"""Adds up what an evaluation measures, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from netdsl.errors import fail
+from netdsl.ops.loss import predict_classes
+from netdsl.training.metrics.class_counts import count_classes, count_labels, empty_counts
+from netdsl.training.metrics.ranking import rank_scores
+from netdsl.training.metrics.table import Score
+from netdsl.training.recipe.targets import LABEL_THRESHOLD
+from netdsl.types import Array
+
+
+class Tally:
+    """The sums of an evaluation over images of `classes` classes; with `is_multi_label` over images
+    of several labels each. Images of weight 0 are not counted.
+
+    An image one of whose scores is NaN has no predicted class, and a label whose probability is NaN
+    is not predicted. With `keeps_scores`, the probabilities of all images are kept for the metrics
+    that need them. With `has_matrix`, `confusion[i, j]` counts the
+    images of class i predicted as j.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        is_multi_label: bool = False,
+        keeps_scores: bool = False,
+        has_matrix: bool = False,
+    ) -> None:
+        self.classes, self.is_multi_label = classes, is_multi_label
+        self.keeps_scores = keeps_scores
+        self.confusion = np.zeros((classes, classes), np.int64) if has_matrix else None
+        self._sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
+        self._counts = empty_counts(classes)
+        self._labels: list[Array] = []
+        self._probabilities: list[Array] = []
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs of the evaluation of a batch that `add` reads."""
+        if self.is_multi_label:
+            return ("loss", "top1", "count", "probabilities")
+        kept = ("probabilities",) if self.keeps_scores else ()
+        return (*self._sums, "scores", *kept)
+
+    def add(self, labels: Array, weights: Array, outputs: Mapping[str, Array]) -> None:
+        """Adds a batch: its labels, int32 [N] or indicators [N, classes], its weights [N], each 0
+        or 1, and the outputs of its evaluation."""
+        for key in self._sums:
+            self._sums[key] += float(outputs[key]) if key in outputs else 0.0
+        is_counted = weights > 0
+        labels = labels[is_counted]
+        if self.is_multi_label:
+            self._add_labels(labels > 0, outputs["probabilities"][is_counted])
+        else:
+            self._add_classes(labels, outputs["scores"][is_counted])
+        if self.keeps_scores:
+            self._labels.append(labels)
+            self._probabilities.append(outputs["probabilities"][is_counted])
+
+    def _add_classes(self, labels: Array, scores: Array) -> None:
+        predictions = predict_classes(scores)
+        self._counts += count_classes(labels, predictions, self.classes)
+        if self.confusion is not None:
+            is_known = predictions >= 0
+            np.add.at(self.confusion, (labels[is_known], predictions[is_known]), 1)
+
+    def _add_labels(self, indicators: Array, probabilities: Array) -> None:
+        self._counts += count_labels(indicators, probabilities > LABEL_THRESHOLD)
+
+    def score(self) -> Score:
+        """The result. Raises NetError if every image was skipped."""
+        n = self._sums["count"]
+        if not n:
+            raise fail("none of the images to evaluate on can be used")
+        loss, top1, top5 = (self._sums[key] / n for key in ("loss", "top1", "top5"))
+        ranking = None
+        if self.keeps_scores:
+            labels, probabilities = map(np.concatenate, (self._labels, self._probabilities))
+            if not self.is_multi_label:
+                labels = labels[:, None] == np.arange(self.classes)
+            ranking = rank_scores(labels > 0, probabilities)
+        return Score(
+            loss, top1, None if self.is_multi_label else top5, int(n), self._counts, ranking
+        )
