@@ -16,7 +16,7 @@ from netdsl.data.augment import bind_augmentation
 from netdsl.data.pictures import pictures_from_paths
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.revisions import REVISIONS, SPLIT
-from netdsl.data.samples import Dataset, Samples, evaluation_batches
+from netdsl.data.samples import Batch, Dataset, Samples, evaluation_batches
 from netdsl.errors import fail
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
