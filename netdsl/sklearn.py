@@ -20,12 +20,14 @@ from netdsl.language.override import parameter_names
 from netdsl.language.program import Program
 from netdsl.optional_imports import import_optional
 from netdsl.training.recipe.recipe import net_name, resolve_recipe
+from netdsl.training.recipe.targets import LABEL_THRESHOLD
 from netdsl.types import Array
 
 _NEED = ("netdsl.sklearn needs scikit-learn", "pip install 'netdsl[sklearn]'")
 _base = import_optional("sklearn.base", *_NEED)
 _multiclass = import_optional("sklearn.utils.multiclass", *_NEED)
 _validation = import_optional("sklearn.utils.validation", *_NEED)
+_sparse = import_optional("scipy.sparse", *_NEED)
 _CLASSES, _INPUTS = "classes", "inputs"
 """The parameters of a net that `fit` sets, if the net has them."""
 
@@ -36,6 +38,10 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
     `fit` sets the net's parameter `classes`, if it has one, to the number of classes, and `inputs`
     to the number of features, so that `net mlp(inputs=2, classes=2) { input(inputs) ... }` fits any
     table. Nothing is held out for validation, and the recipe's expectations are not judged.
+
+    `y` of several labels a sample, 0 and 1 [n, classes], is learned with `loss = bce`, unless the
+    recipe has a loss for labels. `predict` then gives such an array, and `predict_proba` the
+    probability of each label by itself.
 
     Parameters: `file`, `FILE` or `FILE:RECIPE`; `epochs`, `batch`, `lr` and `seed`, those of the
     recipe unless given (a batch is never larger than the data); `set`, any other settings as in
@@ -63,18 +69,36 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
         self.set = set
         self.device = device
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
     def fit(self, X: Any, y: Any) -> NetClassifier:
         """Trains on X, [n, features], which is reshaped to the net's input, channels last, or
         [n, *input]. Pictures of bytes (uint8) are normalised by the recipe; all else is taken as it
-        is. `y` holds a label for each. Raises ValueError or NetError if they do not fit."""
+        is. `y` holds a label for each, or several, 0 and 1 [n, classes]. Raises ValueError or
+        NetError if they do not fit."""
         _check_integers(X)
+        is_multi_label = _multiclass.type_of_target(y) == "multilabel-indicator"
         X, y = _validation.validate_data(
-            self, X, y, allow_nd=True, dtype=[np.float32, np.uint8], ensure_min_samples=1
+            self,
+            X,
+            y,
+            multi_output=is_multi_label,
+            allow_nd=True,
+            dtype=[np.float32, np.uint8],
+            ensure_min_samples=1,
         )
         _multiclass.check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
+        if is_multi_label:
+            labels = y.toarray() if _sparse.issparse(y) else y
+            self.classes_ = np.arange(labels.shape[1])
+        else:
+            self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError("NetClassifier needs at least two classes, and y has one class")
+        self._is_multi_label = is_multi_label
 
         def choose_settings(program: Program, name: str | None) -> Sequence[str]:
             return [*format_settings(self._settings(program, name, X)), *format_settings(self.set)]
@@ -98,20 +122,25 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
             "train.optimizer.lr": self.lr,
             "train.seed": self.seed,
         }
-        found = {k: v for k, v in given.items() if v is not None}
+        found: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         batch = min(self.batch or recipe.data.batch, max(1, len(X) // recipe.accumulate))
         found |= {"data.batch": batch, "data.validation": 0}
+        if self._is_multi_label and recipe.loss.probabilities == "softmax":
+            found["train.loss"] = "bce"
         known = {_CLASSES: len(self.classes_), _INPUTS: math.prod(X.shape[1:])}
         parameters = parameter_names(program.net_table, net_name(program, name) or recipe.net)
         return found | {k: v for k, v in known.items() if k in parameters}
 
     def predict(self, X: Any) -> Array:
-        """The most likely class of each sample, [n]."""
+        """The most likely class of each sample, [n], or its labels, 0 and 1 [n, classes]."""
         probabilities = self.predict_proba(X)
+        if self._is_multi_label:
+            return (probabilities > LABEL_THRESHOLD).astype(np.int64)
         return self.classes_[probabilities.argmax(axis=1)]
 
     def predict_proba(self, X: Any) -> Array:
-        """The probabilities of the classes, [n, classes], in the order of `classes_`."""
+        """The probabilities of the classes, [n, classes], in the order of `classes_`; of several
+        labels, each by itself."""
         _validation.check_is_fitted(self)
         _check_integers(X)
         X = _validation.validate_data(

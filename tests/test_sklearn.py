@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import f1_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -139,3 +141,34 @@ def test_without_scikit_learn_the_import_says_so(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(NotInstalledError, match=r"needs scikit-learn, which is not installed") as e:
         import netdsl.sklearn  # noqa: F401
     assert "pip install 'netdsl[sklearn]'" in str(e.value)
+
+
+LABELS = np.stack([X[:, i] > np.median(X[:, i]) for i in range(3)], axis=1).astype(int)
+
+
+def test_several_labels_a_sample_are_learned() -> None:
+    """scikit-learn's multilabel indicators: the loss is `bce` unless the recipe suits them."""
+    model = make_pipeline(StandardScaler(), NetClassifier(MLP, epochs=15)).fit(X, LABELS)
+    assert "loss = bce" in model[-1].net_.text
+    assert model[-1].net_.is_multi_label
+    predicted, probabilities = model.predict(X), model.predict_proba(X)
+    assert predicted.shape == probabilities.shape == (90, 3)
+    np.testing.assert_array_equal(predicted, probabilities > 0.5)
+    assert f1_score(LABELS, predicted, average="macro") > 0.85
+    assert model.score(X, LABELS) == (predicted == LABELS).all(axis=1).mean()
+    assert (probabilities.sum(axis=1) > 1.1).any()
+
+
+def test_sparse_labels_are_the_same_labels() -> None:
+    dense, sparse = (NetClassifier(MLP, epochs=1).fit(X, y) for y in (LABELS, csr_matrix(LABELS)))
+    np.testing.assert_array_equal(dense.predict_proba(X), sparse.predict_proba(X))
+
+
+def test_a_loss_for_labels_is_that_of_the_recipe() -> None:
+    loss = "bce(smoothing=0.1)"
+    model = NetClassifier(MLP, epochs=1, set={"train.loss": loss}).fit(X, LABELS)
+    assert "bce(smoothing=0.1" in model.net_.text
+    with pytest.raises(NetError, match="`loss = bce` learns each label by itself"):
+        NetClassifier(MLP, set={"train.loss": "focal"}).fit(X, LABELS)
+    with pytest.raises(ValueError, match=r"y should be a 1d array|[Mm]ulti-?output"):
+        NetClassifier(MLP).fit(X, np.stack([Y, Y], axis=1))
