@@ -27,6 +27,7 @@ from netdsl.runtime.state import State
 from netdsl.training.checks import (
     check_class_scores,
     check_images,
+    check_targets,
     evaluation_batch,
     evaluation_transform,
 )
@@ -34,7 +35,7 @@ from netdsl.training.job import split_samples
 from netdsl.training.metrics.ranking import can_keep_scores
 from netdsl.training.metrics.table import METRICS, Score
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
-from netdsl.training.recipe.recipe import recipe_of_weights
+from netdsl.training.recipe.recipe import Recipe, recipe_of_weights
 from netdsl.training.recipe.targets import LABEL_THRESHOLD
 from netdsl.training.run.score import Views, evaluate, evaluate_views
 from netdsl.training.run.tally import Tally
@@ -206,6 +207,8 @@ class Predictor:
         part = self._choose_part(dataset)
         samples = self._with_known_labels(part.samples, dataset.classes)
         check_images(network, data, samples.image_shape)
+        recipe = replace(self.recipe, is_multi_label=samples.is_multi_label)
+        check_targets(network, recipe, samples)
         tally = Tally(
             len(self.classes),
             samples.is_multi_label,
@@ -213,17 +216,21 @@ class Predictor:
             has_matrix=not samples.is_multi_label,
         )
         batches = [evaluation_batches(samples, network.batch, t) for t in transforms]
-        score = self._score(network, batches, flip, tally)
+        score = self._score(network, recipe, batches, flip, tally)
         return EvaluationReport(
             score, part.name, self.classes, tally.confusion, part.note, dataset.picture_errors
         )
 
     def _score(
-        self, network: Network, batches: Sequence[Iterator[Batch]], flip: bool, tally: Tally
+        self,
+        network: Network,
+        recipe: Recipe,
+        batches: Sequence[Iterator[Batch]],
+        flip: bool,
+        tally: Tally,
     ) -> Score:
         """Evaluates the views of each image: those of `batches`, and with `flip` their mirror
         images."""
-        recipe = replace(self.recipe, is_multi_label=tally.is_multi_label)
         executor = self._executor(compile_evaluation(network, recipe))
         if len(batches) == 1 and not flip:
             return evaluate(executor, network.image_input, batches[0], tally)
@@ -276,11 +283,7 @@ class Predictor:
             message = f"{self.checkpoint.origin} has no class `{strange[0]}`, which the data has"
             raise fail(message, help=f"its classes are {known}")
         places = np.array([self.classes.index(c) for c in classes], np.int32)
-        if not samples.is_multi_label:
-            return Samples(samples.images, places[samples.labels])
-        labels = np.zeros((len(samples), len(self.classes)), samples.labels.dtype)
-        labels[:, places] = samples.labels
-        return Samples(samples.images, labels)
+        return samples.renumber(places, len(self.classes))
 
     def predict(self, images: Sequence[Path]) -> list[PicturePrediction]:
         """Returns what the net says of each picture."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netdsl.data.csv_file import MAX_TABLE_BYTES
@@ -83,7 +83,7 @@ _TEXT = st.text(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30)
 @given(st.lists(_TEXT, min_size=2, max_size=5, unique=True), st.data(), st.sampled_from("|; "))
 def test_what_is_written_is_read(
     folder: Path, classes: list[str], data: st.DataObject, separator: str

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from netdsl.data.arrays import ArrayHeader, check_images_and_labels
-from netdsl.data.data_source import DataSource
+from netdsl.data.data_source import DatasetNotFound, DataSource
 from netdsl.data.labels import name_classes, read_labels, read_names
 from netdsl.data.npz_archive import NpzArchive, NpzMember, open_npz
 from netdsl.data.samples import Dataset, Samples
-from netdsl.errors import fail
+from netdsl.errors import Diagnostic, fail
 from netdsl.parameter_types import QuotedText
 from netdsl.signature import Param, Signature
 from netdsl.types import dims
@@ -39,7 +39,8 @@ def read_arrays(path: Path) -> Dataset:
     NetError, naming file and array, if they are invalid; also, before anything is allocated, if
     they exceed the memory limit."""
     if not path.exists():
-        raise fail(f"there is no file {path}", help='arrays("data.npz") names a NumPy file')
+        help = 'arrays("data.npz") names a NumPy file, and `--data DIR` its folder'
+        raise DatasetNotFound(Diagnostic(f"there is no file {path}", help=help))
     with open_npz(path, _SAVE_HELP) as archive:
         return _read_archive(archive)
 

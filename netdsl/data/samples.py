@@ -57,6 +57,14 @@ class Samples:
             return self.labels.sum(axis=0, dtype=np.int64)
         return np.bincount(self.labels, minlength=classes)
 
+    def renumber(self, numbers: Array, classes: int) -> Samples:
+        """The same samples with class i called `numbers[i]`, of so many classes."""
+        if not self.is_multi_label:
+            return Samples(self.images, numbers[self.labels])
+        labels = np.zeros((len(self), classes), np.uint8)
+        labels[:, numbers] = self.labels
+        return Samples(self.images, labels)
+
     @property
     def image_shape(self) -> tuple[int, ...] | None:
         """Height, width and channels of every image; None for files."""

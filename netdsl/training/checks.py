@@ -341,7 +341,7 @@ def check_targets(network: Network, recipe: Recipe, samples: Samples) -> None:
             help = "`loss = bce` learns each label by itself"
             if samples.is_one_hot:
                 help = f"every image has exactly one: {ONE_HOT_ADVICE}; {help}"
-            raise fail(f"{message} here", chosen.span or recipe.spans["train"], help=help)
+            raise fail(f"{message} here", chosen.span or recipe.spans.get("train"), help=help)
         if found is None and end.op != "sigmoid":
             message = f"`{chosen.name}` compares scores with labels, which are 0 or 1"
             help = "use `loss = bce`, or end the net with `sigmoid`"
