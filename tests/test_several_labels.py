@@ -23,6 +23,7 @@ from netdsl.language.program import build_program
 from netdsl.training.job import Job, prepare_job
 from netdsl.types import Array
 from tests.conftest import ROOT
+from tests.test_bad_pictures import cut
 
 PAGE = (ROOT / "docs" / "training.md").read_text().partition("## Several labels an image")[2]
 NAMES = ("even", "prime", "square", "closed loop", "straight line")
@@ -171,6 +172,27 @@ def test_what_does_not_suit_several_labels_is_refused(
     code, _, err = netdsl("train", *place, "--dry-run", *options)
     assert code == 2
     assert complaint in err
+
+
+def test_a_label_lost_with_its_pictures_ends_the_run(tmp_path: Path) -> None:
+    """Others than one that no picture has had."""
+    rows = ["image,common,rare,never"]
+    for i in range(12):
+        write_picture(tmp_path / f"{i}.png", np.full((8, 8, 3), 20 * i, np.uint8))
+        rows.append(f"{i}.png,{i % 2},{int(i == 0)},0")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    (tmp_path / "tiny.net").write_text(NET)
+
+    def train(name: str) -> package.TrainingResult:
+        skip = {"data.on_bad_picture": "skip"}
+        place = tmp_path / "tiny.net"
+        return package.train(place, data=tmp_path, set=skip, out=tmp_path / name, device="cpu")
+
+    cut(tmp_path / "1.png")
+    assert train("a").metrics["epoch"] == 1
+    cut(tmp_path / "0.png")
+    with pytest.raises(NetError, match="none of the training pictures of `rare` can be used"):
+        train("b")
 
 
 def job(labels: Any, **others: Any) -> Job:
