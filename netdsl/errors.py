@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -208,6 +208,18 @@ _ALIASES = {
         "normal": "gaussian random_normal",
         "uniform": "random_uniform",
         "zeros": "zero",
+        # losses, schedules and optimizers
+        "cross_entropy": "crossentropyloss crossentropy categorical_crossentropy nll nllloss nll_loss "
+        "sparse_categorical_crossentropy softmax_cross_entropy softmaxwithloss",
+        "bce": "binary_crossentropy binary_cross_entropy bceloss bcewithlogitsloss",
+        "focal": "focal_loss focalloss categorical_focal_crossentropy",
+        "mse": "mseloss mean_squared_error l2 euclideanloss",
+        "cosine": "cosineannealinglr cosineannealing cosine_annealing cosinedecay cosine_decay",
+        "step": "steplr multisteplr multistep multi_step piecewise piecewiseconstantdecay",
+        "plateau": "reducelronplateau reduce_on_plateau",
+        "onecycle": "onecyclelr one_cycle 1cycle",
+        "poly": "polynomial polynomiallr polynomialdecay linear linearlr",
+        "inverse": "inv inversetimedecay",
         # parameters and keys
         "channels": "filters out_channels",
         "kernel": "kernel_size",
@@ -229,6 +241,9 @@ _ALIASES = {
         "best": "monitor save_best_only",
         "accumulate": "grad_accumulation",
         "augment": "augmentation",
+        # arguments of losses
+        "smoothing": "label_smoothing",
+        "class_weights": "class_weight weight pos_weight alpha",
         # devices
         "cuda": "gpu cuda:0 gpu:0 nvidia",
     }.items()
@@ -266,6 +281,14 @@ _ADVICE = {
         "`layernorm(axis=channels)` normalises each pixel over its channels, `layernorm` each "
         "sample over all its values",
     ),
+    **dict.fromkeys(
+        ("cosine_restarts", "cosineannealingwarmrestarts", "cosinedecayrestarts", "sgdr"),
+        "there are no restarts; `cosine` falls once, over the whole run",
+    ),
+    **dict.fromkeys(
+        ("exponential", "exponentiallr", "exponentialdecay", "exp"),
+        "`step(at=range(1, 90), gamma=0.95)` multiplies the rate by 0.95 after each epoch",
+    ),
     "upsamplingbilinear2d": "write `upsample(2, bilinear)`",
     "hardtanh": "write `clamp(-1, 1)`",
     "activation": "activations are separate layers: `conv(...) -> relu`",
@@ -279,7 +302,14 @@ _ADVICE = {
     "learning_rate": "the learning rate belongs in the optimizer: `optimizer = sgd(lr=0.1)`",
     "momentum": "it belongs in the optimizer: `optimizer = sgd(lr=0.1, momentum=0.9)`",
     "weight_decay": "it belongs in the optimizer: `optimizer = sgd(lr=0.1, weight_decay=1e-4)`",
-    "smoothing": "it belongs in the loss: `loss = cross_entropy(smoothing=0.1)`",
+    **dict.fromkeys(
+        ("smoothing", "label_smoothing"),
+        "it belongs in the loss: `loss = cross_entropy(smoothing=0.1)`",
+    ),
+    **dict.fromkeys(
+        ("class_weights", "class_weight"),
+        "it belongs in the loss: `loss = cross_entropy(class_weights=balanced)`",
+    ),
 }
 _MAX_LISTED_NAMES = 40
 _PYTHON_LITERALS = {"true": "yes", "false": "no", "none": "no"}
@@ -318,8 +348,22 @@ def suggest_spelling(name: str, known: Iterable[str]) -> str | None:
     names_by_lowercase = {n.lower(): n for n in known if len(n) <= MAX_NAME_CHARACTERS}
     if len(name) > MAX_NAME_CHARACTERS or len(names_by_lowercase) > MAX_KNOWN_NAMES:
         return None
-    found = get_close_matches(name.lower(), sorted(names_by_lowercase), n=1, cutoff=0.6)
+    word = name.lower()
+    found = get_close_matches(word, sorted(names_by_lowercase), n=1, cutoff=_SAME_WORD)
+    found = found or [max(_names_within(word, names_by_lowercase), key=len, default="")]
+    if not found[0]:
+        found = get_close_matches(word, sorted(names_by_lowercase), n=1, cutoff=_SIMILAR_WORD)
     return f"did you mean `{names_by_lowercase[found[0]]}`?" if found else None
+
+
+_SAME_WORD, _SIMILAR_WORD = 0.85, 0.6
+"""Similarities, as difflib counts them, of a word to its misspelling and to a word like it."""
+
+
+def _names_within(word: str, known: Iterable[str]) -> Iterator[str]:
+    """The known names that are words of a compound, as `cosine` of `cosine_restarts`."""
+    parts = word.split("_")
+    return (n for n in known if len(n) > 3 and len(parts) > 1 and n in (parts[0], parts[-1]))
 
 
 def internal_error(message: str) -> AssertionError:

@@ -179,6 +179,8 @@ class Signature:
         if bare is not None and _accepts(param.type, bare):
             return f"write `{format_value(bare)}` without quotes"
         if isinstance(value, Symbol) and value.name not in value.variables:
+            if value.name.lower() in _LITERALS_OF_PYTHON:
+                return _suggest_literal(param, value.name.lower())
             if _accepts(param.type, value.name):
                 return f"write `{format_value(value.name)}`"
             any_name = Symbol("")  # a type that takes any name does not tell whether this is one
@@ -230,12 +232,33 @@ def _size_help(numbers: Sequence[Argument]) -> str:
     return f"a computed size is a list{order}: `[{', '.join(sides)}]`"
 
 
+_LITERALS_OF_PYTHON: Mapping[str, tuple[str, bool | None]] = {
+    "true": ("yes", True),
+    "false": ("no", False),
+    "none": ("none", None),
+    "null": ("none", None),
+}
+"""Literals of other languages in lower case, and how netdsl writes them."""
+
+
+def _suggest_literal(param: Param, literal: str) -> str | None:
+    """What to write instead of a literal of Python for a parameter: the same here, else `none` or
+    `no`; else nothing, if it has a default."""
+    word, value = _LITERALS_OF_PYTHON[literal]
+    if _accepts(param.type, value):
+        return f"write `{word}`"
+    for other in (None, False) if not value else ():
+        if _accepts(param.type, other):
+            return f"write `{format_value(other)}`"
+    if param.default is REQUIRED:
+        return None
+    return f"leave `{param.name}` out for its default, {format_value(param.default)}"
+
+
 def _suggest_for_symbol(symbol: Symbol) -> str:
     """Returns a help line for a bare name where a value is expected."""
-    if symbol.name in ("true", "True", "false", "False"):
-        return "write `yes` or `no`"
-    if symbol.name == "None":
-        return "write `none`, or `no`"
+    if symbol.name.lower() in _LITERALS_OF_PYTHON:
+        return f"write `{_LITERALS_OF_PYTHON[symbol.name.lower()][0]}`"
     sides = symbol.name.split("x")
     if len(sides) > 1 and all(side in symbol.variables for side in sides):
         return f"write a computed size as `[{', '.join(sides)}]`"

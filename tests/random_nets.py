@@ -35,6 +35,7 @@ from netdsl.parameter_types import (
     Shape,
 )
 from netdsl.signature import REQUIRED, Signature
+from netdsl.training.recipe.class_weights import ClassWeightsKind
 from netdsl.training.recipe.losses import LOSSES
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.schedules import SCHEDULES
@@ -225,6 +226,7 @@ _NARROWER_KINDS: dict[str, ParameterType] = {
     "weight_decay": Float(0, 2),
     "lrn.alpha": Float(0, 3),
     "lrn.beta": Float(-2, 2),
+    "focal.gamma": Float(0, 5),
     "at": ListOf(Float(0, 5)),
     "warmup": Float(0, 2),
 }
@@ -323,6 +325,7 @@ _DRAWERS: dict[type, Callable[[Draw, Any], str]] = {
     ChannelInitialiser: lambda draw, kind: _draw_initialiser(draw),
     OneOf: _draw_one_of,
     NoneLiteral: lambda draw, kind: "none",
+    ClassWeightsKind: lambda draw, kind: draw.choice(("none", "balanced")),
     Shape: lambda draw, kind: "x".join(str(draw.choice((1, 2, 3, 4))) for _ in range(3)),
 }
 

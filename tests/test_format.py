@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -148,3 +149,56 @@ train {
 }
 """
     )
+
+
+ATOMS = st.sampled_from(["1", "0.25", "3x3", '"conv1.*"', "word", "n * 2"])
+VALUES = st.recursive(
+    ATOMS,
+    lambda x: st.one_of(
+        st.lists(x, min_size=1, max_size=5).map(lambda v: ("[", v, "]")),
+        st.lists(x, min_size=1, max_size=3).map(lambda v: ("f(", v, ")")),
+    ),
+    max_leaves=12,
+)
+HOLDERS = [
+    "let table = %s\n",
+    "net b(depths=%s, n=2) { input(8x8x1) }\n",
+    "net b = a(depths=%s, n=2)\n",
+    "train {\n  key = %s\n  epochs = 2\n}\n",
+    "net a {\n  input(8x8x1)\n  let x = %s\n  fc(3)\n}\n",
+    "net a {\n  input(8x8x1)\n  for c in %s as i { conv(c, 3x3) }\n}\n",
+    "net a {\n  input(8x8x1)\n  relu -> layer(rate=%s,  # why\n 4) -> tanh -> fc(3)\n}\n",
+]
+
+
+def write_value(value: Any, draw: Any) -> str:
+    """The value as text, with line breaks and comments between its entries."""
+    if isinstance(value, str):
+        return value
+    opened, entries, closed = value
+    gaps = st.sampled_from(["", "", " ", "\n", "  # why\n", "\n  # whole\n", "\n\n"])
+    inside = ",".join(f"{draw(gaps)}{write_value(x, draw)}" for x in entries)
+    return f"{opened}{inside}{draw(gaps)}{closed}"
+
+
+@settings(max_examples=80)
+@given(st.sampled_from(HOLDERS), VALUES, st.data())
+def test_values_on_several_lines_keep_rows_and_comments(
+    holder: str, value: Any, data: st.DataObject
+) -> None:
+    text = holder % write_value(value, data.draw)
+    formatted = format_text(text)
+    assert parse(formatted) == parse(text)
+    assert format_text(formatted) == formatted
+    assert formatted.count("# why") == text.count("# why")
+    assert formatted.count("# whole") == text.count("# whole")
+
+
+def test_rows_of_a_table_stay_rows() -> None:
+    table = "let table = [\n  [3, 16], [3, 24],  # small\n  [5, 40]  # large\n]\n"
+    assert format_text(table) == table
+    assert format_text("let x = [1,\n 2]\n") == "let x = [\n  1,\n  2\n]\n"
+    assert format_text("let x = [1,2]\n") == "let x = [1, 2]\n"
+    globs = ", ".join(['"*.bias"'] * 12)
+    long = f"train {{ optimizer = adamw(lr=0.001, no_decay=[{globs}]) }}\n"
+    assert max(map(len, format_text(long).splitlines())) <= WIDTH

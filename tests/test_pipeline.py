@@ -11,13 +11,26 @@ import pytest
 
 from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.augment import bind_augmentation as chosen
+from netdsl.data.limit import limit_samples
+from netdsl.data.mixing import MIXINGS, mix_batches
 from netdsl.data.preprocessing import Preprocessing
-from netdsl.data.revisions import DRAWS, FIT, ORDER, REVISIONS, SPLIT, Revision
-from netdsl.data.samples import Samples, split, training_batches
+from netdsl.data.revisions import (
+    BALANCED_ORDER,
+    DRAWS,
+    FIT,
+    LIMIT,
+    ORDER,
+    REVISIONS,
+    SPLIT,
+    Revision,
+)
+from netdsl.data.samples import Batch, Samples, split, training_batches
+from netdsl.data.sampling import BALANCED, epoch_order
 from netdsl.data.spatial_ops import cover_and_center_crop
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
+from netdsl.signature import BoundCall
 from netdsl.training.job import Job, prepare_job
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
@@ -228,6 +241,12 @@ OTHERS: dict[str, tuple[int, list[int]]] = {
     SPLIT: (2, [3, 5, 6, 7]),
     DRAWS: (1, [0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 1, 0]),
     FIT: (2, [12, 16, 134, 101, 87, 148, 96, 156, 147, 103]),
+    LIMIT: (1, [2, 3, 4, 5, 7, 8, 9]),
+    BALANCED_ORDER: (1, [8, 4, 0, 9, 6, 7, 4, 1, 2, 9, 3, 5]),
+}
+MIXED: dict[str, tuple[int, list[int]]] = {
+    "mixup": (1, [4, 8, 127, 102, 22, 172, 149, 204, 167, 100, 90, 910, 0]),
+    "cutmix": (1, [4, 8, 126, 92, 54, 165, 128, 238, 172, 136, 625, 375, 0]),
 }
 
 
@@ -254,13 +273,16 @@ def test_augmentations_are_those_of_their_revision(name: str) -> None:
 def test_order_split_draws_and_fit_are_those_of_their_revision() -> None:
     images = np.tile(np.array([0, 1], np.uint8), (12, 1))[:, None, :, None]
     samples = Samples(images, np.arange(12, dtype=np.int32))
+    thirds = Samples(samples.labels, samples.labels % 3)
     flip = Preprocessing((chosen("random_crop", pad=0), chosen("hflip")))
     (batch,) = training_batches(samples, 12, 3, 2)
     (drawn,) = training_batches(samples, 12, 3, 2, augment=flip)
     found = {
         ORDER: batch.labels.tolist(),
-        SPLIT: split(Samples(samples.labels, samples.labels % 3), 4, 3)[1].images.tolist(),
+        SPLIT: split(thirds, 4, 3)[1].images.tolist(),
         DRAWS: np.asarray(drawn.images)[:, 0, 0, 0].tolist(),
+        LIMIT: limit_samples(thirds, 7, "abc", 3).images.tolist(),
+        BALANCED_ORDER: epoch_order(np.arange(12) % 5 // 2, BALANCED, 3, 2)[0].tolist(),
         FIT: some_bytes(cover_and_center_crop(noise_image(SIDE)[None], WINDOW)),
     }
     assert {name: 1 + len(changes) for name, changes in REVISIONS.items()} == {
@@ -268,3 +290,16 @@ def test_order_split_draws_and_fit_are_those_of_their_revision() -> None:
     }
     for name, (_, expected) in OTHERS.items():
         np.testing.assert_allclose(found[name], expected, atol=name == FIT, err_msg=name)
+
+
+@pytest.mark.parametrize("name", MIXINGS)
+def test_mixed_batches_are_those_of_their_revision(name: str) -> None:
+    revision, expected = MIXED[name]
+    assert 1 + len(MIXINGS[name].revisions) == revision
+    batch = Batch(noise_image((12, 8))[None].reshape(3, 4, 8, 3), np.arange(3), np.ones(3))
+    record = MIXINGS[name]
+    mixing = BoundCall(name, record, record.signature.bind([], None))
+    (mixed,) = mix_batches(iter([batch]), [mixing], 3, 3, 2, 1)
+    assert mixed.targets is not None
+    numbers = [*some_bytes(mixed.images), *np.round(1000 * mixed.targets[0]).astype(int).tolist()]
+    assert numbers == expected

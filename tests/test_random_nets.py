@@ -127,7 +127,14 @@ def test_what_two_kernels_compute_on_the_emulated_gpu(name: str, tmp_path: Path)
 
 
 @needs_compiler
-@pytest.mark.parametrize("loss", ["mse", "[(mse, 0.5), (cross_entropy(smoothing=0.2), 1)]"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "mse",
+        "[(mse, 0.5), (cross_entropy(smoothing=0.2), 1)]",
+        "[(focal(gamma=0.5, class_weights=balanced), 1), (bce(class_weights=balanced), 2)]",
+    ],
+)
 def test_every_loss_on_the_emulated_gpu(loss: str, tmp_path: Path) -> None:
     text = (
         f"net a {{ {CHAIN}relu -> fc(4) }}\n{PLAIN.replace('train {', f'train {{ loss = {loss},')}"

@@ -360,7 +360,7 @@ def begun(out: Path) -> None:
         ("train.seed=2", "`train.seed` cannot be changed in the middle of a run"),
         ("data.validation=0.5", "`data.validation` cannot be changed"),
         ("data.source=mnist", "`data.source` cannot be changed"),
-        ("train.optimizer=lars", r"`conv1.weight.velocity` is missing"),
+        ("train.optimizer=lars", r"no state `conv1.weight.velocity` and .* another `optimizer`"),
         ("train.epochs=many", "must be a whole number"),
     ],
 )

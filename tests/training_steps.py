@@ -16,6 +16,7 @@ from netdsl.language.program import Program
 from netdsl.ops import OPS
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
+from netdsl.training.recipe.losses import CLASS_WEIGHTS
 from netdsl.training.recipe.recipe import Recipe
 from netdsl.training.recipe.schedules import Moment, rate_factor
 from netdsl.training.step.compile import compile_step
@@ -111,7 +112,7 @@ def _draw_input(
     kind = node.type
     if node.name in known:
         return np.asarray(known[node.name], kind.dtype)
-    if node.name == "weights":
+    if node.name == "weights" or node.name.startswith(CLASS_WEIGHTS):
         return np.linspace(0.5, 1.5, kind.size).astype(kind.dtype)
     if node.name == "labels":
         return rng.integers(0, case.classes, kind.shape).astype(kind.dtype)

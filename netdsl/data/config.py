@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from netdsl.data.augment import AUGMENTATIONS, Augmentation
+from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.limit import Limit, LimitKind
-from netdsl.data.mixing import MIXINGS, Mixing
+from netdsl.data.mixing import MIXINGS
 from netdsl.data.sampling import BALANCED, SHUFFLED
 from netdsl.data.sources import NO_SOURCE, SOURCES
 from netdsl.errors import NetError, Span, fail
@@ -63,7 +64,7 @@ class _ValidationSize:
             raise TypeMismatch("a number of images (5000) or a share of them (0.1)") from None
 
 
-_AUGMENTATIONS: dict[str, Augmentation | Mixing] = {**AUGMENTATIONS, **MIXINGS}
+_AUGMENTATIONS = ChainMap[str, Any](AUGMENTATIONS, MIXINGS)
 
 
 @dataclass(frozen=True)

@@ -283,6 +283,13 @@ def _check_punctuation(context: SyntaxErrorContext) -> Diagnostic | None:
         name = context.previous_token
         help = f"a label is written `{name}: ...`, a number `let {name} = ...`"
         return context.unexpected_token(help)
+    if context.token == ":" and context.previous_token in ("in", "not"):
+        name = context.previous_token
+        return context.unexpected_token(f"`{name}` is no name for a label; write `{name}_: ...`")
+    if context.token == ":" and context.preceding_tokens[-2:-1] in (["->"], ["("]):
+        name = context.previous_token
+        help = f"a label begins a statement and names the end of its chain: `{name}: a -> b`"
+        return context.unexpected_token(help)
     if context.token == ":" and "LBRACE" in context.expected:
         return context.unexpected_token("the body of `if` and `for` goes in `{ }`")
     if context.token == ":" and "EQUAL" in context.expected:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
 from netdsl.errors import Diagnostic, Source, Span
+from netdsl.language.characters import explain_character
 from netdsl.language.common_mistakes import SyntaxErrorContext, find_common_mistake
 
 RESERVED_WORDS = frozenset(("and", "or", "else"))
@@ -128,21 +129,7 @@ def _check_character(source: Source, position: int) -> Diagnostic | None:
         return Diagnostic(
             "a number begins with a digit", Span(source, position, position + 2), "write `0.5`"
         )
-    if not re.match(r'[\w\s(){}\[\]|,;:=+\-*/%<>~!."#]', text[position]):
-        suggestions = {
-            "→": "write `->`",
-            "×": "a size is `3x3`, a product `4*c`",
-            "&": "write `and`",
-            "?": "write `a if condition else b`",
-        }
-        character = "&&" if text.startswith("&&", position) else text[position]
-        message = f"`{character}` has no meaning in a .net file"
-        return Diagnostic(
-            message,
-            Span(source, position, position + len(character)),
-            suggestions.get(text[position]),
-        )
-    return None
+    return explain_character(source, position)
 
 
 def _match_span(source: Source, m: re.Match[str]) -> Span:

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from netdsl.language import syntax as s
+from netdsl.language.comments import Comments
+from netdsl.language.format_rows import INDENT, WIDTH, RowFormatter
 from netdsl.language.parse import parse
 from netdsl.language.unparse import (
     args_text,
     condition_text,
     count_text,
+    counter_text,
     element_text,
     entry_text,
     expectation_text,
     expression_text,
-    for_text,
     params_text,
     statement_text,
 )
 from netdsl.values import format_value
-
-WIDTH = 100
-INDENT = "  "
 
 
 def format_text(text: str, name: str = "<text>") -> str:
@@ -36,29 +33,7 @@ def format_text(text: str, name: str = "<text>") -> str:
 
 def format_file(file: s.File, text: str = "") -> str:
     """Formats a syntax tree; `text` is its source, for comments and blank lines."""
-    return _Formatter(_find_comments(text), text).format_file(file)
-
-
-# ---- comments ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Comment:
-    start: int
-    text: str
-    is_standalone: bool
-
-
-_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|(#[^\n]*)')
-
-
-def _find_comments(text: str) -> list[_Comment]:
-    found = []
-    for m in _COMMENT.finditer(text):
-        if m[1]:
-            before = text[text.rfind("\n", 0, m.start()) + 1 : m.start()]
-            found.append(_Comment(m.start(), m[1].rstrip(), not before.strip()))
-    return found
+    return _Formatter(text).format_file(file)
 
 
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
@@ -73,12 +48,11 @@ class _Formatter:
     """Formats a tree as lines. A construct that was on one line stays on one line if it fits; one
     that spanned several lines or is too long is broken between its parts."""
 
-    def __init__(self, comments: list[_Comment], text: str) -> None:
-        self.comments = comments
-        self.next_comment = 0
+    def __init__(self, text: str) -> None:
+        self.comments = Comments(text)
+        self.rows = RowFormatter(self.comments, text)
         self.text = text
         self.lines: list[str] = []
-        self._flat: dict[int, str] = {}
 
     def format_file(self, file: s.File) -> str:
         last_end, was_multiline, previous = 0, False, None
@@ -109,42 +83,21 @@ class _Formatter:
 
     # ---- comments
 
-    def _peek_comment(self, before: int) -> _Comment | None:
-        """The next unwritten comment, if it is before a position."""
-        if (
-            self.next_comment < len(self.comments)
-            and self.comments[self.next_comment].start < before
-        ):
-            return self.comments[self.next_comment]
-        return None
-
-    def _consume_comment(self, comment: _Comment) -> str:
-        """Marks a comment as written and returns its text."""
-        self.next_comment += 1
-        return comment.text
-
     def _write_leading_comments(self, before: int, indent: str, separate: bool = False) -> None:
         """Writes the comments before a position, each on its own line."""
-        while comment := self._peek_comment(before):
-            self.lines.append(indent + self._consume_comment(comment))
+        while comment := self.comments.peek(before):
+            self.lines.append(indent + self.comments.consume(comment))
             if separate and _COMMENT_AND_BLANK_LINE.match(self.text, comment.start, before):
                 self.lines.append("")
 
     def _write_lines(self, lines: list[str], tree: s.SyntaxNode, indent: str) -> None:
         """Writes the lines of a construct, and the comment at its end."""
         self.lines += lines
-        comment = self._peek_comment(len(self.text))
+        comment = self.comments.peek(len(self.text))
         if comment is None or comment.is_standalone:
             return
         if _SEPARATORS.fullmatch(self.text, tree.span.end, comment.start):
-            self.lines[-1] += "  " + self._consume_comment(comment)
-
-    def _has_comments(self, tree: s.SyntaxNode) -> bool:
-        """Whether a construct contains comments that are not yet written."""
-        first = bisect_left(
-            self.comments, tree.span.start, self.next_comment, key=lambda c: c.start
-        )
-        return first < len(self.comments) and self.comments[first].start < tree.span.end
+            self.lines[-1] += "  " + self.comments.consume(comment)
 
     def _is_one_line(self, tree: s.SyntaxNode) -> bool:
         """Whether a construct was on one line in the source, and so has no comment inside."""
@@ -162,29 +115,46 @@ class _Formatter:
         return [f"use {format_value(item.path)}"]
 
     def format_let(self, item: s.Let) -> list[str]:
-        return [statement_text(item)]
+        head = f"let {item.name}{params_text(item.params)} = "
+        return self.rows.format_value(head, item.value, "")
 
     def format_block(self, item: s.Block | s.Net) -> list[str]:
         word = "block" if isinstance(item, s.Block) else "net"
-        head = f"{word} {item.name}{params_text(item.params or None)}"
+        head = self.rows.format_params(f"{word} {item.name}", item.params, item)
         return self.format_braced(head, item.body, item)
 
     def format_instance(self, item: s.Instance) -> list[str]:
-        return [f"net {item.name} = {item.base}{args_text(item.args or None)}"]
+        return self.rows.format_args(f"net {item.name} = {item.base}", item.args, item, "")
 
     def format_section(self, item: s.Section) -> list[str]:
         head = item.kind + (f" {item.name}" if item.name else "")
-        return self._format_entries(head, item, item.entries, entry_text)
+        return self._format_entries(head, item, item.entries, entry_text, self._format_entry)
+
+    def _format_entry(self, e: s.SectionEntry | s.Expect) -> list[str]:
+        if isinstance(e, s.Expect):
+            return [INDENT + entry_text(e)]
+        return self.rows.format_value(f"{INDENT}{e.name} = ", e.value, INDENT)
 
     def format_test(self, item: s.Test) -> list[str]:
         head = "test" + (f" {item.net}" if item.net else "")
-        return self._format_entries(head, item, item.expectations, expectation_text)
+        return self._format_entries(
+            head,
+            item,
+            item.expectations,
+            expectation_text,
+            lambda e: [INDENT + expectation_text(e)],
+        )
 
     def _format_entries(
-        self, head: str, item: s.SyntaxNode, entries: Iterable[Any], text: Callable[[Any], str]
+        self,
+        head: str,
+        item: s.SyntaxNode,
+        entries: Iterable[Any],
+        text: Callable[[Any], str],
+        format_entry: Callable[[Any], list[str]],
     ) -> list[str]:
         entries = list(entries)
-        if not entries and not self._has_comments(item):
+        if not entries and not self.comments.are_inside(item.span):
             return [head + " {}"]
         flat = f"{head} {{ {', '.join(map(text, entries))} }}"
         if len(flat) <= WIDTH and self._is_one_line(item):
@@ -193,7 +163,7 @@ class _Formatter:
         def write() -> None:
             for e in entries:
                 self._write_leading_comments(e.span.start, INDENT)
-                self._write_lines([INDENT + text(e)], e, INDENT)
+                self._write_lines(format_entry(e), e, INDENT)
             self._write_leading_comments(item.span.end, INDENT)
 
         return [head + " {", *self._capture_lines(write), "}"]
@@ -201,16 +171,20 @@ class _Formatter:
     # ---- bodies
 
     def format_braced(
-        self, head: str, body: s.Body, owner: s.SyntaxNode, indent: str = ""
+        self, head: list[str], body: s.Body, owner: s.SyntaxNode, indent: str = ""
     ) -> list[str]:
-        """Formats `head { statements }`, on one line if it was there before and fits."""
-        if not body.statements and not self._has_comments(owner):
-            return [f"{head} {{}}"]
+        """Formats `head { statements }`, on one line if it was there before and fits. The head may
+        have several lines; the first has no indent."""
+        *above, last = head
+        pad = "" if above else indent
+        if not body.statements and not self.comments.are_inside(owner.span):
+            return [*above, f"{last} {{}}"]
         if body.statements and (self._is_one_line(body) or not self.text):
-            flat = f"{head} {{ {'; '.join(map(statement_text, body.statements))} }}"
-            if len(indent + flat) <= WIDTH:
-                return [flat]
-        return [f"{head} {{", *self._format_statements(body, indent + INDENT), indent + "}"]
+            flat = f"{last} {{ {'; '.join(map(statement_text, body.statements))} }}"
+            if len(pad + flat) <= WIDTH:
+                return [*above, flat]
+        statements = self._format_statements(body, indent + INDENT)
+        return [*above, f"{last} {{", *statements, indent + "}"]
 
     def _format_statements(self, body: s.Body, indent: str) -> list[str]:
         widths = _compute_label_widths(body, self.text)
@@ -230,7 +204,8 @@ class _Formatter:
     def format_statement(self, st: s.Statement, indent: str, label_width: int = 0) -> list[str]:
         match st:
             case s.Let():
-                return [indent + statement_text(st)]
+                head = f"{indent}let {st.name}{params_text(st.params)} = "
+                return self.rows.format_value(head, st.value, indent)
             case s.Shared():
                 return self.format_chain(f"{indent}shared {st.name} = ", st.chain, indent)
             case s.SideOutput():
@@ -259,8 +234,8 @@ class _Formatter:
             breaks_inside = self._is_multiline(element) or (
                 _can_break(element) and len(indent) + len(INDENT) + 3 + width > WIDTH
             )
-            has_comments = i > 0 and self._write_comments_between(
-                chain.elements[i - 1], element, lines, indent
+            has_comments = i > 0 and self.comments.write_between(
+                chain.elements[i - 1].span.end, element.span.start, lines, indent + INDENT
             )
             if i and (has_comments or (is_line_full and not breaks_inside)):
                 lines.append(f"{indent}{INDENT}-> ")
@@ -271,24 +246,11 @@ class _Formatter:
             lines[-1] += last_tail
         return lines
 
-    def _write_comments_between(
-        self, before: s.SyntaxNode, after: s.SyntaxNode, lines: list[str], indent: str
-    ) -> bool:
-        """Writes the comments between two parts of a statement; returns whether there were any."""
-        has_comments = False
-        while (
-            comment := self._peek_comment(after.span.start)
-        ) and before.span.end <= comment.start:
-            if comment.is_standalone or has_comments:
-                lines.append(f"{indent}{INDENT}{self._consume_comment(comment)}")
-            else:
-                lines[-1] += f"  {self._consume_comment(comment)}"
-            has_comments = True
-        return has_comments
-
     def _needs_break(self, chain: s.Chain) -> bool:
         """Whether the chain has comments, or a body or branches on several lines."""
-        return self._has_comments(chain) or any(self._is_multiline(e) for e in chain.elements)
+        return self.comments.are_inside(chain.span) or any(
+            self._is_multiline(e) for e in chain.elements
+        )
 
     def _is_multiline(self, e: s.Element) -> bool:
         match e:
@@ -296,8 +258,11 @@ class _Formatter:
                 return self._is_multiline(e.element)
             case s.ChainGroup():
                 return self._needs_break(e.chain)
+            case s.Step(branches=None):
+                has_rows = any(self.rows.has_rows(a) for a in e.args or ())
+                return has_rows or self.comments.are_inside(e.span)
             case s.Step():
-                return e.branches is not None and not self._is_one_line(e)
+                return not self._is_one_line(e)
             case s.If() | s.For():
                 return not self._is_one_line(e)
         return False
@@ -317,11 +282,20 @@ class _Formatter:
                 return [*inner[:-1], inner[-1] + ")"]
             case s.Step(branches=tuple()):
                 return self._format_branches(e, column, indent)
+            case s.Step(args=tuple()):
+                lines = self.rows.format_args(" " * column + e.name, e.args or (), e, indent)
+                return [lines[0][column:], *lines[1:]]
             case s.If():
                 return self._format_if(e, indent)
             case s.For():
-                return self.format_braced(for_text(e), e.body, e, indent)
+                return self.format_braced(self._format_loop(e, column, indent), e.body, e, indent)
         return [flat]
+
+    def _format_loop(self, e: s.For, column: int, indent: str) -> list[str]:
+        """The lines of a loop before its body; the first has no indent."""
+        head = " " * column + f"for {', '.join(e.variables)} in "
+        lines = self.rows.format_value(head, e.items, indent, counter_text(e.index))
+        return [lines[0][column:], *lines[1:]]
 
     def _format_branches(self, e: s.Step, column: int, indent: str) -> list[str]:
         assert e.branches is not None
@@ -331,7 +305,8 @@ class _Formatter:
         lines = [head + "{ "]
         for i, branch in enumerate(e.branches):
             if i:
-                self._write_comments_between(e.branches[i - 1], branch, lines, indent + INDENT)
+                before = e.branches[i - 1].span.end
+                self.comments.write_between(before, branch.span.start, lines, indent + INDENT * 2)
                 lines.append(bar)
             pad = " " * (column if len(lines) == 1 else 0)
             branch_lines = self.format_chain(
@@ -347,7 +322,7 @@ class _Formatter:
             arms.append(("", e.otherwise))
         for i, (condition, body) in enumerate(arms):
             head = condition if i == 0 else f"else {condition}".rstrip()
-            arm_lines = self.format_braced(head, body, body, indent)
+            arm_lines = self.format_braced([head], body, body, indent)
             if i and lines[-1].strip() == "}":
                 arm_lines[0] = f"{lines.pop()} {arm_lines[0]}"
             elif i:
@@ -361,7 +336,7 @@ def _can_break(e: s.Element) -> bool:
     if isinstance(e, s.Repeat):
         return _can_break(e.element)
     return isinstance(e, s.ChainGroup | s.If | s.For) or (
-        isinstance(e, s.Step) and bool(e.branches)
+        isinstance(e, s.Step) and bool(e.branches or e.args)
     )
 
 

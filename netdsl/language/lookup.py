@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from netdsl.errors import fail, suggest_alias, suggest_spelling
+from netdsl.errors import Span, fail, suggest_alias, suggest_spelling
 from netdsl.language import syntax as s
+from netdsl.language.characters import describe_foreign_letters
 from netdsl.language.evaluate import Function, InvalidValue, Unknown
 from netdsl.language.frame import Frame
 from netdsl.language.functions import FUNCTIONS
@@ -23,7 +24,7 @@ def find_layer(step: s.Step, frame: Frame, program: Program) -> Layer:
     branches are missing."""
     layer = LAYERS.get(step.name)
     if layer is None:
-        help = _unknown_name_help(step.name, frame, program)
+        help = _find_later_label(step, program) or _unknown_name_help(step.name, frame, program)
         raise fail(f"unknown layer or block `{step.name}`", step.name_span, help=help)
     if layer.arity == "many" and not step.branches:
         help = f"write them as `{step.name} {{ a | b }}`"
@@ -61,8 +62,26 @@ def suggest_for_unknown_layer(name: str, labels: Iterable[str], program: Program
     if suggestion := suggest_alias(name, known):
         return suggestion
     define = f"define `block {name}(...) {{ ... }}`, or `use` the file that has it"
+    if letters := describe_foreign_letters(name):
+        return letters
     near = suggest_spelling(name, known)
     return f"{near} Otherwise {define}" if near else define
+
+
+def _find_later_label(step: s.Step, program: Program) -> str | None:
+    """A help line for the name of a label that comes later in the text of the same net or block."""
+    for item in (*program.items, *program.blocks.values()):
+        if not _contains(item.span, step.span):
+            continue
+        for chain in s.walk(item):
+            if isinstance(chain, s.Chain) and chain.label == step.name:
+                line, _ = chain.span.position
+                return f"the label `{step.name}` is in line {line}; it can be used only after that"
+    return None
+
+
+def _contains(outer: Span, inner: Span) -> bool:
+    return outer.source is inner.source and outer.start <= inner.start < outer.end
 
 
 def _name_kind(value: Value) -> str:

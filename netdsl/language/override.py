@@ -146,7 +146,21 @@ def _set_param(
     sections = [i for i in file.items if isinstance(i, s.Section)]
     section_keys = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
     keys = [*parameter_names(table, target), *net_keys, *constants, *section_keys]
-    raise fail(f"there is no setting called `{key}`", help=suggest_name(key, keys, "settings are"))
+    help = _suggest_entry(sections, key) or suggest_name(key, keys, "settings are")
+    raise fail(f"there is no setting called `{key}`", help=help)
+
+
+def _suggest_entry(sections: Sequence[s.Section], key: str) -> str | None:
+    """The whole name of an entry of the file's sections, or of an argument in one, of which `key`
+    is the end; for the unnamed section rather than for another."""
+    for section in sorted(sections, key=lambda x: x.name is not None):
+        for entry in (e for e in section.entries if isinstance(e, s.SectionEntry)):
+            args = entry.value.args if isinstance(entry.value, s.CallExpr) else ()
+            names = [entry.name, *(f"{entry.name}.{a.name}" for a in args if a.name)]
+            for name in names:
+                if name == key or name.endswith(f".{key}"):
+                    return f"did you mean `{section.kind}.{name}`?"
+    return None
 
 
 def _set_net_param(file: s.File, table: NetTable, net: str, arg: s.Arg) -> s.File:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -177,13 +178,26 @@ def reject_read(path: str) -> str:
 
 
 def decode_text(content: bytes, name: str) -> str:
-    """Decodes UTF-8 without a byte order mark. Raises NetError if it is invalid or too long."""
+    """Decodes UTF-8 without a byte order mark; lines may end as on any system. Raises NetError if
+    it is invalid or too long."""
     if len(content) > MAX_FILE_BYTES:
         raise fail(f"{name} has over {MAX_FILE_BYTES:,} bytes; a .net file is never that long")
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise fail(f"{name} is not UTF-8 text", help="is it a .net file?") from None
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise _encoding_error(content, name, e.start) from None
+    return text if "\n" in text else text.replace("\r", "\n")
+
+
+def _encoding_error(content: bytes, name: str, position: int) -> NetError:
+    """The error for a text that is not UTF-8: by its byte order mark UTF-16, else by its bytes the
+    8-bit text of an editor, or no text."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return fail(f"{name} is UTF-16 text", help="save it as UTF-8")
+    line = content.count(b"\n", 0, position) + 1
+    message = f"{name} is not UTF-8 text: line {line:,} has the byte 0x{content[position]:02X}"
+    is_text = b"\0" not in content
+    return fail(message, help="save it as UTF-8" if is_text else "is it a .net file?")
 
 
 def load_program(path: str, read: TextReader = read_text) -> Program:

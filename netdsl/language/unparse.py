@@ -165,13 +165,14 @@ def condition_text(branch: s.Branch) -> str:
 
 def count_text(e: s.Repeat) -> str:
     """The part of a repeat behind its element."""
-    return f" * {operand_text(e.count, UNARY_PRECEDENCE + 1)}{_counter_text(e.index)}"
+    return f" * {operand_text(e.count, UNARY_PRECEDENCE + 1)}{counter_text(e.index)}"
 
 
 def for_text(e: s.For) -> str:
     """The part of a loop before its body."""
-    return f"for {', '.join(e.variables)} in {expression_text(e.items)}{_counter_text(e.index)}"
+    return f"for {', '.join(e.variables)} in {expression_text(e.items)}{counter_text(e.index)}"
 
 
-def _counter_text(index: str | None) -> str:
+def counter_text(index: str | None) -> str:
+    """The part of a loop or a repeat that names its index."""
     return f" as {index}" if index else ""

@@ -45,6 +45,7 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
         check_images(network, recipe.data, source.image_shape)
     if source.classes is not None:
         check_classes(network, source.classes)
+        recipe.loss.check_class_names(source.classes)
         _check_limit(recipe, source.classes)
         _check_metric_classes(recipe.metric_spans, source.classes)
     check_mixing(network, recipe.data)

@@ -33,9 +33,9 @@ _STATISTICS = """
 _SOFTMAX = "  EACH { const R r = exp((R)widen(a[row * cols + k]) - m) / s; store<1>(y + row * cols + k, &r); }\n"
 _LOG = "  s = log(s); EACH { const R r = (R)widen(a[row * cols + k]) - m - s; store<1>(y + row * cols + k, &r); }\n"
 _LOSS = """
-  s = log(s) + m; R loss = 0;
+  s = log(s); R loss = 0;
   EACH { const R target = (k == b[row] ? 1 - SMOOTHING : (R)0) + SMOOTHING / cols;
-    if (target != 0) loss -= target * ((R)widen(a[row * cols + k]) - s); }
+    if (target != 0) loss -= target * ((R)widen(a[row * cols + k]) - m - s); }
   TREE(loss, x + z)
   if (t == 0) store<1>(y + row, &loss);
 """

@@ -30,7 +30,7 @@ class ClassWeightsKind:
             return None
         if isinstance(value, Symbol) and value == BALANCED:
             return BALANCED
-        if not isinstance(value, tuple) or not value:
+        if not isinstance(value, tuple) or not value or isinstance(value[0], str):
             raise TypeMismatch(
                 '`none`, `balanced`, a list of a number for each class, or pairs: `[("CLASS", 5)]`'
             )
@@ -91,8 +91,8 @@ def _check_balance(balanced: Array, classes: Sequence[str], span: Span | None) -
     missing = [name for name, weight in zip(classes, balanced, strict=True) if np.isinf(weight)]
     if missing:
         raise fail(
-            "`class_weights=balanced` weighs a class by the number of its images, but there are no "
-            f"training images of {abbreviate(missing)}",
+            "`class_weights=balanced` weighs each class by the number of its images, but there are "
+            f"no training images of {abbreviate(missing)}",
             span,
             help='give weights yourself, in pairs: `[("CLASS", 5)]`; other classes weigh 1',
         )

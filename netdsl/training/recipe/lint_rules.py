@@ -331,15 +331,17 @@ def find_unmatched_glob(subject: Subject) -> Iterator[Finding]:
 
 
 def find_squashed_scores(subject: Subject) -> Iterator[Finding]:
-    if subject.recipe is None or subject.recipe.loss.probabilities is None:
+    loss = subject.recipe.loss if subject.recipe else None
+    if loss is None or loss.probabilities is None:
         return
+    needing = next(c.name for c, _ in loss.terms if c.record.probabilities is not None)
     graph = subject.network.graph
     for name in graph.outputs.values():
         node = graph[name]
         while node.op in ("reshape", "cast", "dropout"):
             node = graph[node.args[0]]
         if "activation" in OPS[node.op].traits:
-            message = f"the scores pass through `{node.op}`; `cross_entropy` needs them unbounded"
+            message = f"the scores pass through `{node.op}`; `{needing}` needs them unbounded"
             yield Finding(message, node.span, f"remove `{node.op}`; a net ends in plain scores")
 
 

@@ -14,7 +14,11 @@ from netdsl.errors import fail
 from netdsl.ir.builder import Builder
 from netdsl.parameter_types import Float, ListOfPairs, TypeMismatch
 from netdsl.signature import BoundCall, CallOf, Param, Signature
-from netdsl.training.recipe.class_weights import ClassWeightsKind, find_class_weights
+from netdsl.training.recipe.class_weights import (
+    ClassWeightsKind,
+    check_weight_names,
+    find_class_weights,
+)
 from netdsl.training.recipe.targets import Targets
 from netdsl.types import Array, Node, TensorType, dims
 from netdsl.values import Value, format_value
@@ -172,6 +176,11 @@ class Objective:
             for i, (chosen, _) in enumerate(self.terms)
             if chosen.arguments.get(CLASS_WEIGHTS) is not None
         }
+
+    def check_class_names(self, classes: Sequence[str]) -> None:
+        """Raises NetError if class weights name a class that is not one of these."""
+        for chosen in self.class_weights.values():
+            check_weight_names(chosen.arguments[CLASS_WEIGHTS], classes, chosen.span)
 
     def find_class_weights(self, classes: Sequence[str], counts: Array, images: int) -> ClassInputs:
         """The values of the inputs for class weights, float32 [classes], for this number of images,

@@ -36,7 +36,7 @@ from netdsl.training.step.watch import WatchRequest
 from netdsl.training.store.checkpoint import Checkpoint, inference_states
 from netdsl.training.store.pipeline_revisions import check_pipeline
 from netdsl.training.store.progress import Progress, load_progress
-from netdsl.training.store.resume import note_changes
+from netdsl.training.store.resume import check_states, note_changes
 from netdsl.training.store.run_directory import RunDirectory
 from netdsl.training.store.warm_start import WarmStart, initialise_weights
 
@@ -101,6 +101,9 @@ class Trainer:
         states = self.job.step_graph.states
         wanted = [n for n in states if not n.name.endswith(SUM_SUFFIX) and n.name not in new]
         help = f'a new run can start from its weights with `init = weights("{saved.origin}")`'
+        weights = self.job.network.graph.states
+        match_states(weights, shapes_of(saved.states), (), saved.origin, help=help)
+        check_states(wanted, saved)
         match_states(wanted, shapes_of(saved.states), (), saved.origin, help=help)
         self.state.load(saved.states, wanted, saved.origin)
         self.state.initialise(states, self.recipe.seed)
@@ -129,7 +132,15 @@ class Trainer:
     def opening_lines(self) -> tuple[str, ...]:
         """What the run learns from and starts with, as lines of text."""
         warm_start = self.warm_start.lines() if self.warm_start else ()
-        return (*self.job.inventory.lines(), *warm_start)
+        return (*self.job.inventory.lines(), *warm_start, *self._finished_lines())
+
+    def _finished_lines(self) -> tuple[str, ...]:
+        """Why a resumed run has nothing left to train, as a line of text."""
+        if not self.progress.is_finished(self.recipe):
+            return ()
+        is_complete = self.progress.epoch >= self.recipe.epochs
+        setting = "train.epochs=N" if is_complete else "train.patience=none"
+        return (f"the run is finished; `--set {setting}` continues it",)
 
     def closing_line(self) -> str:
         """Which epoch of the finished run is the best one, and why it ended."""

@@ -15,11 +15,12 @@ from netdsl.language.program import Program, build_program, parse_file, reject_r
 from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_MESSAGE_CHARACTERS
 from netdsl.text_escaping import escape_line
-from netdsl.training.recipe.recipe import net_name
+from netdsl.training.recipe.recipe import net_name, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import resolve_file
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
 from netdsl.training.store.metrics_log import last_epoch
+from netdsl.types import Node
 
 FIXED_KEYS = {
     "train.seed": "images that were held out would be trained on",
@@ -70,7 +71,34 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
         if reason is not None and begun:
             message = f"`{key}` cannot be changed in the middle of a run: {reason}"
             raise fail(message, help="start a new run, with `init = weights(...)` if you like")
+    if saved is not None:
+        _check_epochs(resolve_recipe(now).epochs, saved)
     return Continuation(now, saved, changes)
+
+
+def _check_epochs(epochs: int, saved: Checkpoint) -> None:
+    """Raises NetError if a run is to end before the place where it is."""
+    done = saved.progress.get("epoch", 0)
+    if epochs < done:
+        raise fail(
+            f"the run has trained {done:,} epochs already, more than `train.epochs = {epochs:,}`",
+            help=f"give it at least {done:,}, or start a new run",
+        )
+
+
+def check_states(states: Sequence[Node], saved: Checkpoint) -> None:
+    """Raises NetError if a checkpoint lacks states of a training step that are not weights: those
+    of another optimizer, of an average of the weights."""
+    missing = [n.name for n in states if n.name not in saved.states]
+    if not missing:
+        return
+    more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+    raise fail(
+        f"{saved.origin} has no state `{missing[0]}`{more}, as the run was started with another "
+        "`optimizer` or without `ema`",
+        help="resume it with its own `optimizer` and `ema`, or start a new run from its weights "
+        f'with `init = weights("{saved.origin}")`',
+    )
 
 
 def _check_same_net(of: Program, text: Path, origin: str) -> None:
