@@ -59,7 +59,10 @@ def test_every_entry_of_the_tables_is_compared() -> None:
         full = [case.text for case in cases.RECIPE_CASES if f"= {name}(" in case.text]
         for param in optimizer.signature.params:
             assert any(f"{param.name}=" in text for text in full) or param.name == "no_decay", name
-    assert all(name in recipes for name in LOSSES)
+    for name, loss in LOSSES.items():
+        assert f"= {name}" in recipes
+        full = [case.text for case in cases.RECIPE_CASES if f"= {name}(" in case.text]
+        assert all(any(f"{p.name}=" in text for text in full) for p in loss.signature.params), name
     for name, schedule in SCHEDULES.items():
         given = {k for case in cases.SCHEDULE_CASES if case.name == name for k in case.given}
         assert given | {"warmup"} == {p.name for p in schedule.signature.params} | {"warmup"}

@@ -412,7 +412,8 @@ def torch_layer_numbers(t: Any, case: LayerCase) -> Numbers:
 @dataclass(frozen=True)
 class RecipeCase:
     """The entries of a train section, and their PyTorch equivalents: `optimizer(t, w, b)` for
-    weight and bias, the limit of the gradients' norm, and `loss(t, scores, labels)` per sample."""
+    weight and bias, the limit of the gradients' norm, and `loss(t, scores, labels)` per sample, in
+    whose mean a sample counts as often as `class_weights` say of its class."""
 
     text: str
     optimizer: Callable[[Any, Any, Any], Any]
@@ -421,6 +422,7 @@ class RecipeCase:
         scores, labels, reduction="none"
     )
     ema: float | None = None
+    class_weights: tuple[float, ...] = (1.0,) * 4
 
 
 def _optimizer(name: str, **options: Any) -> Callable[[Any, Any, Any], Any]:
@@ -462,6 +464,29 @@ def _squared_error(t: Any, scores: Any, labels: Any) -> Any:
 
 def _summed_losses(t: Any, scores: Any, labels: Any) -> Any:
     return 0.7 * _label_smoothing(t, scores, labels) + 2.5 * _squared_error(t, scores, labels)
+
+
+CLASS_WEIGHTS = (0.5, 1.0, 3.0, 0.25)
+
+
+def _weighted_cross_entropy(t: Any, scores: Any, labels: Any) -> Any:
+    weight = t.tensor(CLASS_WEIGHTS, dtype=scores.dtype)
+    options = {"weight": weight, "label_smoothing": 0.2, "reduction": "none"}
+    return t.nn.functional.cross_entropy(scores, labels, **options)
+
+
+def _focal(t: Any, scores: Any, labels: Any) -> Any:
+    """Lin et al. 2017, (4) and (5), of which PyTorch has the binary form alone."""
+    log = t.nn.functional.log_softmax(scores, dim=1).gather(1, labels[:, None])[:, 0]
+    alpha = t.tensor(CLASS_WEIGHTS, dtype=scores.dtype)[labels]
+    return -alpha * (1 - log.exp()) ** 1.5 * log
+
+
+def _binary_cross_entropy(t: Any, scores: Any, labels: Any) -> Any:
+    target = 0.8 * t.nn.functional.one_hot(labels, scores.shape[1]).to(scores.dtype) + 0.05
+    weight = t.tensor(CLASS_WEIGHTS, dtype=scores.dtype)
+    loss = t.nn.functional.binary_cross_entropy_with_logits
+    return loss(scores, target, pos_weight=weight, reduction="none").mean(dim=1)
 
 
 RECIPE_CASES = (
@@ -512,6 +537,24 @@ RECIPE_CASES = (
         _optimizer("SGD", lr=0.1),
         loss=_summed_losses,
     ),
+    RecipeCase(
+        """optimizer = sgd(lr=0.1)
+        loss = cross_entropy(smoothing=0.2, class_weights=[0.5, 1, 3, 0.25])""",
+        _optimizer("SGD", lr=0.1),
+        loss=_weighted_cross_entropy,
+        class_weights=CLASS_WEIGHTS,
+    ),
+    RecipeCase(
+        "optimizer = sgd(lr=0.1), loss = focal(gamma=1.5, class_weights=[0.5, 1, 3, 0.25])",
+        _optimizer("SGD", lr=0.1),
+        loss=_focal,
+        class_weights=CLASS_WEIGHTS,
+    ),
+    RecipeCase(
+        "optimizer = sgd(lr=0.1), loss = bce(smoothing=0.2, class_weights=[0.5, 1, 3, 0.25])",
+        _optimizer("SGD", lr=0.1),
+        loss=_binary_cross_entropy,
+    ),
     RecipeCase("optimizer = sgd(lr=0.3), ema = 0.15", _optimizer("SGD", lr=0.3), ema=0.15),
     RecipeCase("optimizer = sgd(lr=0.3), ema = 0.999", _optimizer("SGD", lr=0.3), ema=0.999),
 )
@@ -549,9 +592,12 @@ def recipe_numbers(case: RecipeCase) -> Numbers:
     learnt = {n.name: make_values_by_name(n.name, n.type.shape) for n in network.parameters}
     state = {n.name: np.zeros(n.type.shape) for n in step.states} | learnt
     shown = [n for n in sorted(state) if n in learnt or n.endswith(".ema")]
+    names, counts = tuple(map(str, range(CLASSES))), np.ones(CLASSES)
+    class_weights = recipe.loss.find_class_weights(names, counts, CLASSES)
     losses, found = [], {name: list[Array]() for name in shown}
     for i, (x, labels) in enumerate(_batches()):
         given = {image: x, "labels": labels, "weights": WEIGHTS, "step": np.int32(i)}
+        given |= class_weights
         given["lr"] = np.float64(recipe.optimizer.arguments["lr"])
         given["ema_rate"] = np.float64(Progress(update=i).ema_rate(recipe.ema or 0.0))
         out = evaluate_results(step, {**state, **given})
@@ -572,12 +618,14 @@ def torch_recipe_numbers(t: Any, case: RecipeCase) -> Numbers:
     }
     weight, bias = (next(w for n, w in learnt.items() if n.endswith(e)) for e in ("weight", "bias"))
     optimizer, sample = case.optimizer(t, weight, bias), t.tensor(WEIGHTS)
+    class_weights = t.tensor(case.class_weights, dtype=sample.dtype)
     losses, found = [], {name: list[Array]() for name in learnt}
     averages = {name: list[Array]() for name in learnt}
     for i, (x, labels) in enumerate(_batches()):
         optimizer.zero_grad()
         scores = t.nn.functional.linear(t.tensor(x), weight, bias)
-        loss = (case.loss(t, scores, t.tensor(labels)) * sample).sum() / sample.sum()
+        counted = (sample * class_weights[labels]).sum()
+        loss = (case.loss(t, scores, t.tensor(labels)) * sample).sum() / counted
         loss.backward()
         if case.clip is not None:
             t.nn.utils.clip_grad_norm_([weight, bias], case.clip)
