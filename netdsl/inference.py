@@ -35,7 +35,7 @@ from netdsl.training.job import split_samples
 from netdsl.training.metrics.ranking import can_keep_scores
 from netdsl.training.metrics.table import METRICS, Score
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
-from netdsl.training.recipe.recipe import recipe_of_weights
+from netdsl.training.recipe.recipe import Recipe, recipe_of_weights
 from netdsl.training.recipe.targets import LABEL_THRESHOLD
 from netdsl.training.run.score import Views, evaluate, evaluate_views
 from netdsl.training.run.tally import Tally
@@ -215,17 +215,21 @@ class Predictor:
             has_matrix=not samples.is_multi_label,
         )
         batches = [evaluation_batches(samples, network.batch, t) for t in transforms]
-        score = self._score(network, batches, flip, tally)
+        score = self._score(network, recipe, batches, flip, tally)
         return EvaluationReport(
             score, part.name, self.classes, tally.confusion, part.note, dataset.picture_errors
         )
 
     def _score(
-        self, network: Network, batches: Sequence[Iterator[Batch]], flip: bool, tally: Tally
+        self,
+        network: Network,
+        recipe: Recipe,
+        batches: Sequence[Iterator[Batch]],
+        flip: bool,
+        tally: Tally,
     ) -> Score:
         """Evaluates the views of each image: those of `batches`, and with `flip` their mirror
         images."""
-        recipe = replace(self.recipe, is_multi_label=tally.is_multi_label)
         executor = self._executor(compile_evaluation(network, recipe))
         if len(batches) == 1 and not flip:
             return evaluate(executor, network.image_input, batches[0], tally)
