@@ -207,7 +207,8 @@ class Predictor:
         part = self._choose_part(dataset)
         samples = self._with_known_labels(part.samples, dataset.classes)
         check_images(network, data, samples.image_shape)
-        check_targets(network, self.recipe, samples)
+        recipe = replace(self.recipe, is_multi_label=samples.is_multi_label)
+        check_targets(network, recipe, samples)
         tally = Tally(
             len(self.classes),
             samples.is_multi_label,
