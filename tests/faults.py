@@ -2638,7 +2638,7 @@ FAULTS = (
         "draws-by-place",
         "data",
         "netdsl/data/samples.py",
-        "[d[index] for d in draws])",
+        "[d[drawn] for d in draws])",
         "[d[start : start + size] for d in draws])",
         ("tests/test_augment.py", "tests/test_data_guards.py"),
     ),
