@@ -209,8 +209,8 @@ _ALIASES = {
         "uniform": "random_uniform",
         "zeros": "zero",
         # losses, schedules and optimizers
-        "cross_entropy": "crossentropyloss crossentropy categorical_crossentropy nll nllloss nll_loss "
-        "sparse_categorical_crossentropy softmax_cross_entropy softmaxwithloss",
+        "cross_entropy": "crossentropyloss crossentropy categorical_crossentropy nll nllloss "
+        "nll_loss sparse_categorical_crossentropy softmax_cross_entropy softmaxwithloss",
         "bce": "binary_crossentropy binary_cross_entropy bceloss bcewithlogitsloss",
         "focal": "focal_loss focalloss categorical_focal_crossentropy",
         "mse": "mseloss mean_squared_error l2 euclideanloss",

@@ -408,6 +408,9 @@ def test_a_net_does_not_apply_what_its_loss_applies(end: str, loss: str, complai
     assert f"remove `{end}`" in str(e.value.diagnostics[0].help)
 
 
+SEVERAL = Samples(np.zeros((2, 1)), np.array([[1, 1, 0], [0, 1, 0]], np.uint8))
+
+
 @pytest.mark.parametrize(
     ("end", "loss", "complaint"),
     [
@@ -426,13 +429,13 @@ def test_losses_of_several_labels_an_image(end: str, loss: str, complaint: str |
     recipe = replace(resolve_recipe(program), is_multi_label=True)
     network = elaborate(program, None, recipe.settings(training=True))
     if complaint is None:
-        check_targets(network, recipe)
+        check_targets(network, recipe, SEVERAL)
         inputs = {n.name: n.type for n in training_graph(network, recipe).inputs}
         assert inputs["targets"].shape == (32, 10)
         assert "labels" not in inputs
         return
     with pytest.raises(NetError, match=complaint) as e:
-        check_targets(network, recipe)
+        check_targets(network, recipe, SEVERAL)
     assert "loss = bce" in str(e.value.diagnostics[0].help)
 
 
