@@ -36,7 +36,7 @@ from netdsl.training.step.watch import WatchRequest
 from netdsl.training.store.checkpoint import Checkpoint, inference_states
 from netdsl.training.store.pipeline_revisions import check_pipeline
 from netdsl.training.store.progress import Progress, load_progress
-from netdsl.training.store.resume import check_states, note_changes
+from netdsl.training.store.resume import check_same_data, check_states, note_changes
 from netdsl.training.store.run_directory import RunDirectory
 from netdsl.training.store.warm_start import WarmStart, initialise_weights
 
@@ -94,7 +94,8 @@ class Trainer:
         return Progress()
 
     def _restore(self, saved: Checkpoint) -> Progress:
-        self._check_data(saved)
+        dataset = self.job.dataset
+        check_same_data(saved, self.job.data_fingerprint, dataset.name_fingerprint)
         check_pipeline(saved, self.job)
         # if the loss was not scaled before, it starts with the recipe's scale
         new = [name for name in SCALE_STATES if name not in saved.states]
@@ -113,17 +114,6 @@ class Trainer:
             seen = f"{progress.seen:,} of the {images:,} images of an epoch"
             raise fail(f"{saved.origin} cannot be resumed: it claims to have seen {seen}")
         return progress
-
-    def _check_data(self, saved: Checkpoint) -> None:
-        """Raises NetError if the run was trained on other images than the current ones."""
-        before = saved.progress.get("data", self.job.data_fingerprint)
-        if before not in (self.job.data_fingerprint, self.job.dataset.name_fingerprint):
-            raise fail(
-                f"the data are not those that the run of {saved.origin} was trained on",
-                notes=[f"then: {before}", f"now: {self.job.data_fingerprint}"],
-                help="images that were held out would be trained on; restore the data, or start "
-                "a new run with `init = weights(...)`",
-            )
 
     @property
     def progress(self) -> Progress:
