@@ -76,6 +76,7 @@ WORDS = {
     *(
         "pre-commit",
         "NAME",
+        "KEY",
         "DIR",
         "FILE",
         "PATH",
