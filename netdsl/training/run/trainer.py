@@ -82,15 +82,13 @@ class Trainer:
         self.evaluator.upload_images()
 
     def _initialise(self, start: Checkpoint | None) -> Progress:
-        recipe, states = self.recipe, self.job.network.graph.states
         if start is not None:
-            weights = inference_states(start.states)
+            weights, states = inference_states(start.states), self.job.network.graph.states
             wanted = match_states(states, shapes_of(weights), (), start.origin)
             self.state.load(weights, wanted, start.origin)
         else:
-            span = recipe.spans.get("init")
-            self.warm_start = initialise_weights(self.state, states, recipe.init, span)
-        self.state.initialise(self.job.step_graph.states, recipe.seed)
+            self.warm_start = initialise_weights(self.state, self.job.network, self.recipe)
+        self.state.initialise(self.job.step_graph.states, self.recipe.seed)
         return Progress()
 
     def _restore(self, saved: Checkpoint) -> Progress:
