@@ -48,7 +48,7 @@ TABLES: dict[str, Sequence[Signature]] = {
     key: [x.signature for x in table.values()]
     for key, table in (
         ("source", SOURCES),
-        ("normalize", STATISTICS),
+        ("normalize", {k: x for k, x in STATISTICS.items() if len(x.mean) == 1}),  # of digits
         ("augment", {**AUGMENTATIONS, **MIXINGS}),
         ("eval_transform", {k: a for k, a in AUGMENTATIONS.items() if not a.draw_count}),
         ("loss", LOSSES),
@@ -147,6 +147,7 @@ def matching_value(r: TextDraw, p: Param) -> str:
 VALUES = [
     *("1", "2", "3", "4", "8", "0.5", "1e-3", "0.1", "yes", "no", "none", "3x3", "2x2", "same"),
     *("[1, 2]", "[1, 1, 1, 1]", '"*.bias"', '("*.bias", 0.1)', "[0.25, 1]", "float16"),
+    *("refuse", "balanced"),
 ]
 SCOPE = Scope()
 

@@ -20,6 +20,7 @@ from netdsl.data.samples import Samples, training_batches
 from netdsl.data.sampling import BALANCED, SHUFFLED, epoch_order
 from netdsl.errors import NetError
 from netdsl.types import Array
+from tests.conftest import ROOT
 
 LABELS = st.lists(st.sampled_from([0, 1, 3, 4]), min_size=1, max_size=80)
 
@@ -137,3 +138,12 @@ train { epochs = 1, loss = bce }"""
     with pytest.raises(NetError, match="needs one class an image") as e:
         netdsl.train(tmp_path / "a.net", data=(images, labels), out=tmp_path / "run")
     assert "class_weights=balanced" in e.value.render()
+
+
+@pytest.mark.slow
+def test_what_helps_a_rare_class(netdsl: Any) -> None:
+    """Each recipe of the unbalanced digits meets its expectations."""
+    file = ROOT / "models" / "unbalanced.net"
+    for name in ("plain", "weighted", "focal", "sampled"):
+        code, out, _ = netdsl("train", f"{file}:{name}", "-o", name)
+        assert code == 0, out

@@ -29,6 +29,12 @@ Limit = Amount | tuple[tuple[str, Amount], ...]
 """Of all training images, or of those of some classes."""
 
 
+_WANTED = (
+    "a number of images (500), a share of them (0.1), or pairs of a class in quotes and either "
+    '([("8", 0.1)])'
+)
+
+
 @dataclass(frozen=True)
 class _AmountKind:
     """A number of images, or a share of them; all of them are None."""
@@ -42,7 +48,7 @@ class _AmountKind:
                 return None if share == 1 else share
             return Integer().accept(value)
         except TypeMismatch:
-            raise TypeMismatch("a number of images (500) or a share of them (0.1)") from None
+            raise TypeMismatch(_WANTED) from None
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,11 @@ class LimitKind:
 
     def accept(self, value: Value) -> Limit:
         if not isinstance(value, tuple):
-            try:
-                return _AmountKind().accept(value)
-            except TypeMismatch as wanted:
-                example = '[("class", 0.1), ...]'
-                raise TypeMismatch(f"{wanted}, or of each of some classes ({example})") from None
-        pairs = ListOfPairs(QuotedText(), _AmountKind()).accept(value)
+            return _AmountKind().accept(value)
+        try:
+            pairs = ListOfPairs(QuotedText(), _AmountKind()).accept(value)
+        except TypeMismatch:
+            raise TypeMismatch(_WANTED) from None
         twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
         if twice:
             raise fail(f"`limit` names the class `{escape_line(twice[0])}` twice")
