@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from netdsl.data.augment import bind_augmentation
 from netdsl.data.pictures import pictures_from_paths
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.revisions import REVISIONS, SPLIT
-from netdsl.data.samples import Dataset, Samples, evaluation_batches
+from netdsl.data.samples import Batch, Dataset, Samples, evaluation_batches
 from netdsl.errors import fail
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
@@ -35,7 +35,7 @@ from netdsl.training.job import split_samples
 from netdsl.training.metrics.ranking import can_keep_scores
 from netdsl.training.metrics.table import METRICS, Score
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
-from netdsl.training.recipe.recipe import recipe_of_weights
+from netdsl.training.recipe.recipe import Recipe, recipe_of_weights
 from netdsl.training.recipe.targets import LABEL_THRESHOLD
 from netdsl.training.run.score import Views, evaluate, evaluate_views
 from netdsl.training.run.tally import Tally
@@ -198,37 +198,47 @@ class Predictor:
         evaluated with its mirror image too. The scores of the views are averaged as suits the
         loss."""
         data = self.recipe.data
-        dataset = sources.load(data.source, folder, data.is_skipping_bad_pictures)
-        part = self._choose_part(dataset)
-        samples = self._with_known_labels(part.samples, dataset.classes)
         learning = elaborate(self.program, self.recipe.net, self.recipe.settings(training=True))
         network = self._network(evaluation_batch(learning, data))
-        check_images(network, data, samples.image_shape)
-        recipe = replace(self.recipe, is_multi_label=samples.is_multi_label)
-        check_targets(network, recipe, samples)
-        executor = self._executor(compile_evaluation(network, recipe))
         transforms = self._transforms(network, sizes)
         if flip:
             _check_mirror(network)
-        n, name = len(self.classes), network.image_input
+        dataset = sources.load(data.source, folder, data.is_skipping_bad_pictures)
+        part = self._choose_part(dataset)
+        samples = self._with_known_labels(part.samples, dataset.classes)
+        check_images(network, data, samples.image_shape)
+        recipe = replace(self.recipe, is_multi_label=samples.is_multi_label)
+        check_targets(network, recipe, samples)
         tally = Tally(
-            n,
+            len(self.classes),
             samples.is_multi_label,
-            keeps_scores=can_keep_scores(len(samples), n),
+            keeps_scores=can_keep_scores(len(samples), len(self.classes)),
             has_matrix=not samples.is_multi_label,
         )
         batches = [evaluation_batches(samples, network.batch, t) for t in transforms]
-        if len(transforms) == 1 and not flip:
-            score = evaluate(executor, name, batches[0], tally)
-        else:
-            scoring = Executor(scoring_graph(network, recipe), self.backend, self.state)
-            mean = recipe.loss.average_scores
-            views = zip(*batches, strict=True)
-            seen = map(_add_mirror_images, views) if flip else views
-            score = evaluate_views(executor, scoring, mean, name, seen, tally)
+        score = self._score(network, recipe, batches, flip, tally)
         return EvaluationReport(
             score, part.name, self.classes, tally.confusion, part.note, dataset.picture_errors
         )
+
+    def _score(
+        self,
+        network: Network,
+        recipe: Recipe,
+        batches: Sequence[Iterator[Batch]],
+        flip: bool,
+        tally: Tally,
+    ) -> Score:
+        """Evaluates the views of each image: those of `batches`, and with `flip` their mirror
+        images."""
+        executor = self._executor(compile_evaluation(network, recipe))
+        if len(batches) == 1 and not flip:
+            return evaluate(executor, network.image_input, batches[0], tally)
+        scoring = Executor(scoring_graph(network, recipe), self.backend, self.state)
+        views: Iterator[Views] = zip(*batches, strict=True)
+        views = map(_add_mirror_images, views) if flip else views
+        mean = recipe.loss.average_scores
+        return evaluate_views(executor, scoring, mean, network.image_input, views, tally)
 
     def _transforms(self, network: Network, sizes: Sequence[int]) -> list[Preprocessing]:
         """Returns the preprocessing of the images, one per size."""

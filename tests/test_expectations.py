@@ -179,11 +179,36 @@ def test_a_run_meets_what_it_meets(claim: str, accuracy: float, ok: bool) -> Non
     assert f"test_accuracy is {accuracy:.4f}" in met.figures
 
 
-@pytest.mark.parametrize("value", [None, float("nan")])
-def test_what_is_no_number_meets_nothing(value: float | None) -> None:
-    claims = [parse_expression(f"test_loss {op} 1", "") for op in (">", "<", "==")]
-    met = judge_expectations(claims, {"test_loss": value, "train_loss": 0.5})
-    assert [m.ok for m in met] == [False] * 3
+@pytest.mark.parametrize(
+    ("value", "sentence"), [(None, "was not measured"), (float("nan"), "is not a number (NaN)")]
+)
+@pytest.mark.parametrize("metric", ["test_loss", 'test_recall("8")'])
+def test_what_is_no_number_meets_nothing(metric: str, value: float | None, sentence: str) -> None:
+    claims = [f"{metric} {op} 1" for op in (">", "<", "==", "!=")] + [f"not {metric} > 1"]
+    given = {metric: value, "train_loss": 0.5}
+    met = judge_expectations([parse_expression(c, "") for c in claims], given)
+    assert [m.ok for m in met] == [False] * 5
+    assert {m.figures for m in met} == {f"{metric} {sentence}"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "ok"),
+    [
+        ('val_recall("ants") > val_recall("bees")', True),
+        ('val_recall("ants") - val_recall("bees") > 0.11', False),
+        ('val_recall("ants") > val_recall', True),
+        ('min(val_recall("ants"), val_recall("bees")) >= 0.8', True),
+        ('0.85 if val_recall("bees") < 0.5 else val_recall("bees") > 0.85', False),
+        ('not (val_recall("ants") < 0.9 and val_recall("bees") == 0.8)', True),
+    ],
+)
+def test_metrics_of_single_classes_are_compared(claim: str, ok: bool) -> None:
+    condition = parse_expression(claim, "")
+    check_expectation(condition, 0.1, Budget())
+    found = {"val_recall": 0.85, 'val_recall("ants")': 0.9, 'val_recall("bees")': 0.8}
+    (met,) = judge_expectations([condition], found)
+    assert met.ok is ok
+    assert 'val_recall("bees") is 0.8000' in met.figures or "bees" not in claim
 
 
 @pytest.mark.parametrize("metric", METRIC_NAMES)

@@ -642,10 +642,10 @@ def test_several_sizes_are_averaged(netdsl: Any, pictures: Path) -> None:
     netdsl("train", "colours.net", "--out", "run", "--set", "train.epochs=1", "--json")
     trained = Predictor(Path("run"), open_backend("reference"))
     one, other, same, both = (
-        trained.evaluate(None, sizes).score for sizes in ((14,), (30,), (14, 14), (14, 30))
+        trained.evaluate(None, sizes).means for sizes in ((14,), (30,), (14, 14), (14, 30))
     )
-    assert one == trained.evaluate(None).score
+    assert one == trained.evaluate(None).means
     assert same == one
-    assert same.top5 == 1
-    assert both.loss <= (one.loss + other.loss) / 2 + 1e-6
-    assert one.loss != other.loss
+    assert same["top5"] == 1
+    assert both["loss"] <= (one["loss"] + other["loss"]) / 2 + 1e-6
+    assert one["loss"] != other["loss"]

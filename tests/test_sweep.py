@@ -286,7 +286,7 @@ def stop_after(steps: int) -> Any:
     return defer
 
 
-@pytest.mark.parametrize("steps", [3, 12])
+@pytest.mark.parametrize("steps", [3, 21])  # in the first stage, in the last test
 def test_an_interrupted_sweep_continues(
     sweep: Any, netdsl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:

@@ -34,7 +34,7 @@ def show_evaluation(report: EvaluationReport) -> None:
     echo("  ".join([*(means.pop(k) for k in _OF_IMAGES if k in means), images]))
     if report.note:
         echo(report.note)
-    echo(f"means over the classes: {'  '.join(means.values())}")
+    echo(f"means over the {_noun(report, plural=True)}: {'  '.join(means.values())}")
     if report.score.ranking is None:
         echo(
             f"ROC AUC and average precision need more than the {format_bytes(score_limit())} for "
@@ -50,6 +50,13 @@ def _format_metrics(metrics: Mapping[str, float | None]) -> dict[str, str]:
     return {name: format_metric(value, METRICS[name]) for name, value in metrics.items()}
 
 
+def _noun(report: EvaluationReport, plural: bool = False) -> str:
+    """What the report is about: one class an image, or several labels."""
+    if report.confusion is None:
+        return "labels" if plural else "label"
+    return "classes" if plural else "class"
+
+
 def show_classes(report: EvaluationReport) -> None:
     """Prints a table of the classes; of many, those with the lowest F1 that have images."""
     from rich.table import Table
@@ -59,10 +66,10 @@ def show_classes(report: EvaluationReport) -> None:
     if len(results) > _MAX_CLASSES:
         present = [r for r in results if r.images]
         results = sorted(present, key=lambda r: r.metrics["f1"] or 0)[:_WORST]
-        echo(f"the {len(results)} classes with the lowest F1, of {len(present):,}")
+        nouns = _noun(report, plural=True)
+        echo(f"the {len(results)} {nouns} with the lowest F1, of {len(present):,}")
     table = Table(box=None, pad_edge=False)
-    noun = "label" if report.confusion is None else "class"
-    table.add_column(noun, overflow="fold")
+    table.add_column(_noun(report), overflow="fold")
     columns = [name for name, m in METRICS.items() if m.measure_classes is not None]
     for heading in ("images", *(METRICS[name].title for name in columns)):
         table.add_column(heading, justify="right")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +32,7 @@ from netdsl.interrupt import defer_interrupts
 if TYPE_CHECKING:
     from netdsl.backends.base import Backend
     from netdsl.language.program import Program
+    from netdsl.training.recipe.recipe import Recipe
     from netdsl.training.run.callbacks import Result
     from netdsl.training.run.trainer import Trainer
 
@@ -178,6 +180,17 @@ def _overfit(
     return OK if found.ok else CHECK_FAILED
 
 
+def _format_test(metrics: Mapping[str, Any], recipe: Recipe) -> str:
+    """The accuracy on the test images, and the metric that chose the weights."""
+    from netdsl.training.metrics.table import METRIC_NAMES, format_metric
+
+    names = [METRIC_NAMES["test_accuracy"]]
+    if recipe.best is not None:
+        names.append(replace(recipe.best.metric, part="test"))
+    shown = (n for n in dict.fromkeys(names) if str(n) in metrics)
+    return ", ".join(f"{n.title} {format_metric(metrics[str(n)], n.metric)}" for n in shown)
+
+
 def _print_report(trainer: Trainer, result: Result, as_json: bool) -> int:
     from netdsl.training.metrics.table import METRIC_NAMES
     from netdsl.training.recipe.expectations import judge_expectations
@@ -196,8 +209,7 @@ def _print_report(trainer: Trainer, result: Result, as_json: bool) -> int:
         )
     else:
         if metrics.get("test_accuracy") is not None:
-            images = metrics["test_images"]
-            echo(f"test accuracy {metrics['test_accuracy']:.2%} on {images:,} images")
+            echo(f"{_format_test(metrics, trainer.recipe)} on {metrics['test_images']:,} images")
         echo(f"weights in {result.checkpoint}")
     for m in outcomes:
         echo_stderr(f"expected {m.text}: {m.figures}" + ("" if m.ok else ", so this FAILED"))

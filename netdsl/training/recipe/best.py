@@ -9,7 +9,7 @@ from typing import Any
 
 from netdsl.errors import Span, fail, suggest_name
 from netdsl.parameter_types import TypeMismatch
-from netdsl.training.metrics.table import METRIC_NAMES, Metric, MetricName
+from netdsl.training.metrics.table import METRIC_NAMES, METRICS, Metric, MetricName
 from netdsl.values import Call, Symbol, Value, format_value
 
 PART = "val"
@@ -102,10 +102,12 @@ def find_metric_of_class(name: str, arguments: Sequence[Value], span: Span | Non
     is no such metric, or if it has no value by class."""
     known = find_metric(name, span)
     if known.metric.measure_classes is None:
-        by_class = [n for n, m in METRIC_NAMES.items() if m.metric.measure_classes is not None]
+        part = PART if known.part == "train" else known.part
+        by_class = [f"{part}_{m.name}" for m in METRICS.values() if m.measure_classes is not None]
         help = suggest_name(name, by_class, "metrics of a class are")
         raise fail(f"`{name}` has no value for one class", span, help=help)
     if len(arguments) != 1 or not isinstance(arguments[0], str):
-        help = f'give its name in quotes: `{name}("ants")`'
+        example = arguments[0] if arguments and isinstance(arguments[0], int) else "ants"
+        help = f'give its name in quotes: `{name}("{example}")`'
         raise fail(f"`{name}` is of all classes, or of one", span, help=help)
     return replace(known, class_name=arguments[0])

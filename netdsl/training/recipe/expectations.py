@@ -32,7 +32,8 @@ def find_metrics(condition: s.Expression) -> list[tuple[MetricName, Span]]:
 
 
 def _metric_of_class(call: s.CallExpr) -> MetricName:
-    given = [a.value.value if isinstance(a.value, s.StringLiteral) else None for a in call.args]
+    literals = s.StringLiteral | s.NumberLiteral
+    given = [a.value.value if isinstance(a.value, literals) else None for a in call.args]
     return find_metric_of_class(call.name, given, call.span)
 
 

@@ -1,0 +1,165 @@
+"""What `netdsl eval` reports: metrics by class, the confusion, and views of each image averaged."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netdsl.backends import open_backend
+from netdsl.cli.evaluation_tables import show_classes, show_evaluation
+from netdsl.inference import EvaluationReport, Predictor
+from netdsl.training.metrics.class_counts import ClassCounts, count_classes
+from netdsl.training.metrics.table import METRICS, Score
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import Checkpoint
+from netdsl.types import Array
+
+NET = """net n {{ {body} }}
+data {{ source = arrays("x.npz"), batch = 5 }}
+train {{ {loss} }}
+"""
+BODY = "input(4x6x1); fc(3)"
+CLASSES = ("ants", "bees", "wasps")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def save_arrays(labels: Array, names: tuple[str, ...] = CLASSES) -> Array:
+    images = np.random.default_rng(4).integers(0, 255, (len(labels), 4, 6, 1), dtype=np.uint8)
+    content = {"images": images, "labels": labels, "test_images": images, "test_labels": labels}
+    np.savez("x.npz", classes=np.array(names), **content)
+    return images
+
+
+def save_weights(body: str = BODY, loss: str = "", inputs: int = 24) -> Array:
+    """Random weights, which know neither left nor right."""
+    weight = np.random.default_rng(0).normal(0, 0.8, (3, inputs)).astype(np.float32)
+    weights = {"fc1.weight": weight, "fc1.bias": np.zeros(3, np.float32)}
+    text = NET.format(body=body, loss=loss)
+    checkpoint.save(Path("w.safetensors"), Checkpoint(weights, text, CLASSES, {}, {}))
+    return weight
+
+
+def softmax(scores: Array) -> Array:
+    x = np.exp(scores - scores.max(axis=1, keepdims=True))
+    found: Array = x / x.sum(axis=1, keepdims=True)
+    return found
+
+
+ONE_CLASS = np.arange(23) % 3
+SEVERAL = (np.random.default_rng(1).random((23, 3)) < 0.4).astype(np.uint8)
+
+
+def test_the_report_of_one_class_an_image(folder: Path, netdsl: Any) -> None:
+    save_arrays(ONE_CLASS)
+    save_weights()
+    code, out, err = netdsl("eval", "w.safetensors", "--json", "--device", "reference")
+    assert code == 0, err
+    found = json.loads(out)
+    confusion = np.array(found["confusion"])
+    assert confusion.sum() == found["images"] == 23
+    assert found["accuracy"] == pytest.approx(np.trace(confusion) / 23)
+    assert [c["name"] for c in found["classes"]] == list(CLASSES)
+    assert [c["images"] for c in found["classes"]] == confusion.sum(axis=1).tolist()
+    recall = np.diagonal(confusion) / confusion.sum(axis=1)
+    assert [c["recall"] for c in found["classes"]] == pytest.approx(recall)
+    for name in ("precision", "recall", "f1", "roc_auc", "average_precision"):
+        assert found[name] == pytest.approx(np.mean([c[name] for c in found["classes"]]))
+    code, out, _ = netdsl("eval", "w.safetensors", "--device", "reference")
+    assert f"means over the classes: precision {found['precision']:.2%}" in out
+    assert f"wasps       7  {found['classes'][2]['precision']:>9.2%}" in out
+    assert "rows: true class; columns: predicted class" in out
+
+
+def test_the_report_of_several_labels_an_image(folder: Path, netdsl: Any) -> None:
+    """There is no confusion matrix; classes of the data in another order are matched by name."""
+    save_weights(loss="loss = bce")
+    reports = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        save_arrays(SEVERAL[:, order], tuple(CLASSES[i] for i in order))
+        code, out, err = netdsl("eval", "w.safetensors", "--json", "--device", "reference")
+        assert code == 0, err
+        reports.append(json.loads(out))
+    assert reports[0] == reports[1]
+    assert (reports[0]["confusion"], reports[0]["top5"]) == (None, None)
+    assert [c["images"] for c in reports[0]["classes"]] == SEVERAL.sum(axis=0).tolist()
+    code, out, _ = netdsl("eval", "w.safetensors", "--device", "reference")
+    assert "means over the labels: precision" in out
+    assert "top-5" not in out
+    assert "rows:" not in out
+
+
+@pytest.mark.parametrize(("loss", "labels"), [("", ONE_CLASS), ("loss = bce", SEVERAL)])
+@pytest.mark.parametrize("sizes", [(), (4,), (4, 4)])
+def test_flips_are_averaged_with_the_views(
+    loss: str, labels: Array, sizes: tuple[int, ...], folder: Path
+) -> None:
+    """The same as a mean of probabilities, computed here; pictures are mirrored as the net sees
+    them."""
+    images, weight = save_arrays(labels), save_weights(loss=loss)
+    report = Predictor(Path("w.safetensors"), open_backend("reference")).evaluate(
+        None, sizes, flip=True
+    )
+    x = images / 255.0
+    to_shares = softmax if labels is ONE_CLASS else (lambda s: 1 / (1 + np.exp(-s)))
+    shares = np.mean([to_shares(v.reshape(23, -1) @ weight.T) for v in (x, x[:, :, ::-1])], axis=0)
+    if labels is ONE_CLASS:
+        expected = count_classes(labels, shares.argmax(axis=1), 3)
+        own = shares[np.arange(23), labels]
+        assert report.score.loss == pytest.approx(-np.log(own).mean(), rel=1e-5)
+    else:
+        found = shares > 0.5
+        expected = ClassCounts(*((m > 0).sum(axis=0) for m in (found * labels, found, labels)))
+    for key in ("correct", "predicted", "actual"):
+        np.testing.assert_array_equal(
+            getattr(report.score.counts, key), getattr(expected, key), err_msg=key
+        )
+
+
+def test_a_vector_has_no_mirror_image(folder: Path, netdsl: Any) -> None:
+    save_weights("input(24); fc(3)")
+    code, _, err = netdsl("eval", "w.safetensors", "--flip", "--device", "reference")
+    assert code == 2
+    assert "the net takes vectors of 24, which have no mirror image" in err
+
+
+def test_scores_that_do_not_fit_are_left_out(
+    folder: Path, netdsl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """23 images of 3 classes have 276 bytes of scores, and the images 552."""
+    save_arrays(ONE_CLASS)
+    save_weights()
+    score = Score(0.5, 0.5, 1.0, 23, count_classes(ONE_CLASS, ONE_CLASS, 3))
+    report = EvaluationReport(score, "test", CLASSES, np.diag([8, 8, 7]))
+    with redirect_stdout(io.StringIO()) as printed:
+        show_evaluation(report)
+    assert "ROC AUC and average precision need more than" in printed.getvalue()
+    assert (report.means["roc_auc"], report.means["f1"]) == (None, 1.0)
+
+
+def test_of_many_classes_the_worst_are_shown() -> None:
+    n = 1000
+    labels = np.repeat(np.arange(n), 2)[:-2]  # of the last class there are no images
+    predicted = labels.copy()
+    wrong = [17, 900, 4]
+    predicted[np.isin(labels, wrong)] += 1
+    score = Score(0.5, 0.5, 0.9, len(labels), count_classes(labels, predicted, n))
+    names = tuple(f"class{i}" for i in range(n))
+    report = EvaluationReport(score, "test", names, np.zeros((n, n), np.int64))
+    with redirect_stdout(io.StringIO()) as printed:
+        show_classes(report)
+    lines = printed.getvalue().splitlines()
+    assert "the 10 classes with the lowest F1, of 999" in lines
+    assert len(lines) == 13
+    assert {line.split()[0] for line in lines[3:6]} == {f"class{i}" for i in wrong}
+    assert len(lines[3].split()) == 2 + sum(m.measure_classes is not None for m in METRICS.values())
