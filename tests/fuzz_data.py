@@ -186,6 +186,12 @@ def make_arrays(rng: Random) -> dict[str, Any]:
             "test_images": numbers.integers(0, 256, (3, h, w, *tail), np.uint8),
             "test_labels": numbers.integers(0, 5, 3),
         }
+    if rng.random() < 0.3:
+        for name in [name for name in found if name.endswith("labels")]:
+            one_hot = found[name][:, None] == np.arange(5)
+            found[name] = (one_hot | one_hot[::-1]).astype(rng.choice([bool, np.uint8, float]))
+    if rng.random() < 0.3:
+        found["classes"] = np.array(rng.sample(CLASSES, 5))
     return found
 
 
@@ -201,6 +207,9 @@ def make_odd_array(rng: Random) -> Any:
             np.full(n, 10**7),
             np.zeros(n, bool),
             np.array(["x"] * n),
+            np.full((n, 5), 1 << 40),
+            np.zeros((n, 10**5), bool),
+            np.frombuffer(b"\xff" * 20, "<U1"),
             np.zeros(n, "datetime64[s]"),
             np.zeros(n, [("a", "u1"), ("b", "f4")]),
             np.zeros(n, complex),
@@ -549,12 +558,62 @@ def damage_folder(place: Path, rng: Random) -> None:
             write_file(place / "loose.png", rng)
 
 
+# ---- tables of pictures
+
+CELLS = (
+    *["", "0", "1", "a.png", "../a.png", "/etc/passwd", "x" * 2000, "train", "cat;dog", "cat|dog"],
+    *["\x1b[2J", "\0", '"', "ü", "0.0", "a b", "\u202e", "labels", "-1", "NaN"],
+)
+
+
+def make_table(place: Path, rng: Random) -> None:
+    names = [f"{i}.png" for i in range(rng.randrange(4, 12))]
+    for name in names:
+        if rng.random() < 0.97:
+            (place / name).write_bytes(make_picture(rng))
+    header, draw = rng.choice(
+        [
+            (["image", "label"], lambda: [rng.choice(["cat", "dog"])]),
+            (["image", "labels"], lambda: [rng.choice(["cat", "dog|cat", "dog|", "", "a b|cat"])]),
+            (["image", "cat", "dog"], lambda: [rng.choice("01"), rng.choice(["0", "1", "True"])]),
+        ]
+    )
+    rows = [header, *([name, *draw()] for name in names)]
+    if rng.random() < 0.4:
+        parts = ["train", "train", "val", "test"]
+        rows = [[*row, rng.choice(parts) if i else "split"] for i, row in enumerate(rows)]
+    if rng.random() < 0.4:
+        row = rng.choice(rows)
+        row[rng.randrange(len(row))] = rng.choice(CELLS)
+    content = "\n".join(",".join(row) for row in rows).encode()
+    match rng.randrange(8):
+        case 0:
+            content = damage(content, rng)
+        case 1:
+            make_special_file(place / "labels.csv", rng)
+            return
+        case 2 if rng.random() < 0.3:
+            content = b"image,labels\n" + b"".join(b"%d,%d\n" % (i, i) for i in range(10**5))
+        case 3:
+            content = rng.choice([b"", b"\xff\xfe", b'"' * 9, b"," * 10**6, b'a,"' + b"x" * 10**6])
+    (place / "labels.csv").write_bytes(content)
+
+
+def read_table(place: Path, rng: Random) -> None:
+    arguments = {"path": "labels.csv", "images": None}
+    source = BoundCall("csv", SOURCES["csv"], arguments)
+    skip_bad = rng.random() < 0.5
+    prepare = Preprocessing((bind_augmentation("resize", size=16),), (16, 16, 3))
+    consume_dataset(sources.load(source, str(place), skip_bad), prepare, rng)
+
+
 # ---- the worker
 
 MAKERS: dict[str, tuple[Callable[[Path, Random], None], Callable[[Path, Random], None]]] = {
     "npz": (make_npz, read_npz),
     "idx": (make_idx, read_idx),
     "folder": (make_folder, read_folder),
+    "csv": (make_table, read_table),
 }
 
 

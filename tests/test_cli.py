@@ -24,7 +24,7 @@ LENET = str(MODELS / "lenet.net")
 def test_help_teaches_with_an_example_for_each_command(netdsl: Any) -> None:
     code, out, _ = netdsl("--help")
     assert code == 0
-    commands = "check fmt test summary compile explain time train eval predict gradcheck"
+    commands = "check fmt test summary compile explain time train sweep eval predict gradcheck"
     for command in commands.split():
         assert command in out
         code, text, _ = netdsl(command, "--help")

@@ -533,6 +533,7 @@ def test_what_was_compiled_before_is_not_written_again(monkeypatch: pytest.Monke
     def launched() -> None:
         row_kernel._compiled_functions.clear()
         compile_micro_kernel.cache_clear()
+        monkeypatch.setattr(llvm_jit, "_cached_addresses", {})
         assert all(make_kernel_tasks(plan, k, memory) for k in plan.kernels)
 
     def unexpected(self: object) -> str:
@@ -545,6 +546,16 @@ def test_what_was_compiled_before_is_not_written_again(monkeypatch: pytest.Monke
     monkeypatch.setattr(llvm_jit, "_hash_sources", lambda: "others")
     with pytest.raises(AssertionError, match="is written"):
         launched()
+
+
+def test_another_run_of_a_net_loads_no_code_again() -> None:
+    graph = simplify(lower_convolutions(training_step(BLOCKS, "residual", batch=2)))
+    counts = []
+    for _ in range(2):
+        plan, memory = bound(graph)
+        assert all(make_kernel_tasks(plan, k, memory) for k in plan.kernels)
+        counts.append(len(llvm_jit._loaded_libraries))
+    assert counts[0] == counts[1]
 
 
 _STARTED = """

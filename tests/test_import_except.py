@@ -12,6 +12,7 @@ import pytest
 from netdsl.interchange.weights.drawn_layers import SEED
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.runtime.state import draw_initial_value
+from netdsl.training.recipe.score_layers import SCORE_SCALE, shrink_score_weights
 from netdsl.training.store import checkpoint
 from tests.test_foreign_weights import TENSORS, safetensors
 
@@ -35,12 +36,15 @@ def head(classes: int) -> dict[str, Any]:
 
 
 def check(path: Path, expected: dict[str, Any]) -> None:
-    """The states are the expected ones; those of the head are drawn as a run draws them."""
+    """The states are the expected ones; those of the head are drawn as a run draws them behind
+    trained features."""
     found = checkpoint.load(path)
     network = elaborate(found.program(), None, Settings())
-    for node in network.graph.states:
+    states = {n.name: n for n in network.graph.states}
+    states |= {n.name: n for n in shrink_score_weights(network, states, SCORE_SCALE)}
+    for name, node in states.items():
         drawn = draw_initial_value(node, SEED)
-        np.testing.assert_array_equal(found.states[node.name], expected.get(node.name, drawn))
+        np.testing.assert_array_equal(found.states[name], expected.get(name, drawn))
 
 
 @pytest.mark.parametrize("classes", [0, 3, 10])

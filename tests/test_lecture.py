@@ -14,8 +14,17 @@ from netdsl import cli
 from tests.conftest import ROOT
 
 LECTURE = sorted((ROOT / "models" / "lecture").glob("*.net"))
-LONG = ("degradation", "features", "scales", "transfer")
-REFUSED = "# refused"
+LONG = (
+    "degradation",
+    "features",
+    "pretrained",
+    "scales",
+    "transfer",
+    "transfer_grid",
+    "transfer_photos",
+)
+REFUSED, SLOW = "# refused", "# slow"
+"""What a command says at its end if it is to fail, or takes longer than a test may."""
 
 
 def commands(path: Path) -> list[str]:
@@ -58,12 +67,18 @@ def test_the_commands_of_a_file_show_it(
 ) -> None:
     (tmp_path / "models").symlink_to(ROOT / "models")
     if path.stem in LONG:
+        folder = request.getfixturevalue("data_dir")
         cache = tmp_path / "cache"
         cache.mkdir()
         for name in ("cifar10", "hymenoptera", "mnist"):
-            (cache / name).symlink_to(request.getfixturevalue("data_dir") / name)
+            (cache / name).symlink_to(folder / name)
         monkeypatch.setenv("NETDSL_CACHE", str(cache))
-    for command in commands(path):
+        weights = folder / "squeezenet1_0.onnx"
+        if weights.is_file():
+            (tmp_path / weights.name).symlink_to(weights)
+        elif any(weights.name in c for c in commands(path)):
+            pytest.skip(f"there is no {weights}")
+    for command in (c for c in commands(path) if not c.endswith(SLOW)):
         code, out, err = netdsl(*words(command))
         wanted = 2 if command.endswith(REFUSED) else 0
         assert code == wanted, f"{command}\n{out}\n{err}"

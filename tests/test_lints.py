@@ -99,6 +99,12 @@ def test_it_is_allowed_on_its_line_and_on_the_one_above(name: str) -> None:
         (trained("epochs = 2, loss = mse", "fc(10) -> sigmoid"), None),
         (trained("epochs = 2", "fc(10) -> relu -> dropout(0.5)"), "squashed-scores"),
         (trained("epochs = 2", "conv(10, 1) -> relu -> globalavgpool"), None),  # as in NIN
+        (trained('init = weights("w", except="fc1.*")', "conv(4, 1) -> relu -> fc(10)"), None),
+        (trained('init = weights("w")', "conv(10, 1) -> relu -> globalavgpool"), None),
+        (
+            trained('init = weights("w", except="h.*")', "h: conv(10, 8) -> relu -> maxpool(1)"),
+            "dying-scores",
+        ),
         ("block h { fc(10) -> clamp(0, 6) }\n" + trained("epochs = 2", "h"), "squashed-scores"),
         (trained("expect 97 <= val_accuracy"), "large-accuracy"),
         (trained("expect val_loss < 2 and (test_accuracy > 50)"), "large-accuracy"),

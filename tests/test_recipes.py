@@ -248,8 +248,9 @@ def test_weights_of_another_run_are_taken_over_by_name(tmp_path: Path) -> None:
     saved = checkpoint.load(tmp_path / "best.safetensors").states
     init = f'init = weights("{tmp_path}", except="head.*")'
     trainer = Trainer(read(f"train {{ {init} }}"), None, REFERENCE)
-    line = f"weights: 2 of 3 layers from {tmp_path}, 1 drawn: head"
-    assert trainer.opening_lines() == (*trainer.job.inventory.lines(), line)
+    taken = f"weights: 2 of 3 layers from {tmp_path}, 1 drawn: head"
+    small = "  scores near 0 at first: head is drawn 0.01 times as large as usual (`score_scale`)"
+    assert trainer.opening_lines() == (*trainer.job.inventory.lines(), taken, small)
     whole = init.replace(', except="head.*"', "")
     complete = Trainer(read(f"train {{ {whole} }}"), None, REFERENCE)
     assert complete.opening_lines() == complete.job.inventory.lines()

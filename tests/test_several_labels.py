@@ -23,8 +23,10 @@ from netdsl.language.program import build_program
 from netdsl.training.job import Job, prepare_job
 from netdsl.types import Array
 from tests.conftest import ROOT
+from tests.test_bad_pictures import cut
 
 PAGE = (ROOT / "docs" / "training.md").read_text().partition("## Several labels an image")[2]
+REFERENCE = ("--device", "reference")
 NAMES = ("even", "prime", "square", "closed loop", "straight line")
 
 
@@ -37,7 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(found)
         exec(example[1], {})
-        result = package.train(ROOT / "models" / "attributes.net", out=found / "run", device="cpu")
+        path = ROOT / "models" / "attributes.net"
+        result = package.train(path, out=found / "run", device="reference")
         assert result.ok
         assert result.metrics["test_top5"] is None
     return found
@@ -65,7 +68,7 @@ def test_the_inventory_is_that_of_the_page(folder: Path, netdsl: Any) -> None:
 
 
 def test_python_gives_labels(folder: Path, images: tuple[Array, Array]) -> None:
-    net = package.load(folder / "run", device="cpu")
+    net = package.load(folder / "run", device="reference")
     assert net.is_multi_label
     assert net.classes == NAMES
     pictures, labels = images[0][:64], images[1][:64]
@@ -78,7 +81,7 @@ def test_python_gives_labels(folder: Path, images: tuple[Array, Array]) -> None:
         assert (found.label, found.probability) == (NAMES[p.argmax()], p.max())
     same = pickle.loads(pickle.dumps(net))
     net.save(folder / "saved.safetensors")
-    again = package.load(folder / "saved.safetensors", device="cpu")
+    again = package.load(folder / "saved.safetensors", device="reference")
     for other in (same, again):
         assert other.is_multi_label
         np.testing.assert_array_equal(other.probabilities(pictures), probabilities)
@@ -88,22 +91,23 @@ def test_predict_prints_labels_first(
     folder: Path, images: tuple[Array, Array], netdsl: Any, tmp_path: Path
 ) -> None:
     write_picture(tmp_path / "x.png", images[0][0][..., None])
-    found = package.load(folder / "run", device="cpu").predict(tmp_path / "x.png")[0]
-    _, out, _ = netdsl("predict", str(folder / "run"), str(tmp_path / "x.png"))
+    found = package.load(folder / "run", device="reference").predict(tmp_path / "x.png")[0]
+    command = ("predict", str(folder / "run"), str(tmp_path / "x.png"), *REFERENCE)
+    _, out, _ = netdsl(*command)
     has, _, others = out.strip().partition("x.png: ")[2].partition("; below 50%: ")
     assert re.findall(r"([a-z][a-z ]*) [\d.]+%", has) == list(found.labels)
     assert len(others.split(", ")) == 5 - len(found.labels)
-    _, out, _ = netdsl("predict", str(folder / "run"), str(tmp_path / "x.png"), "--json")
+    _, out, _ = netdsl(*command, "--json")
     (said,) = json.loads(out)
     assert said["labels"] == list(found.labels)
     assert [name for name, _ in said["top"]] == [name for name, _ in found.top()]
 
 
-def test_eval_and_export_are_of_labels(folder: Path, netdsl: Any, tmp_path: Path) -> None:
-    code, out, _ = netdsl("eval", str(folder / "run"), "--data", str(folder))
+def test_eval_and_export_are_of_labels(folder: Path, netdsl: Any) -> None:
+    code, out, _ = netdsl("eval", str(folder / "run"), "--data", str(folder), *REFERENCE)
     assert code == 0
     assert all(name in out for name in NAMES)
-    code, out, _ = netdsl("export", str(folder / "run"), "-o", str(tmp_path / "x.onnx"))
+    code, out, _ = netdsl("export", str(folder / "run"), "-o", "x.onnx", *REFERENCE)
     assert code == 0
     assert "the sigmoid of each score is the probability of its label" in out
 
@@ -138,15 +142,15 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_table_is_trained_on_and_evaluated(table: Path, netdsl: Any) -> None:
     run = table / "run"
     code, _, err = netdsl(
-        *("train", str(table / "tiny.net"), "--data", str(table), "-o", str(run), "--device", "cpu")
+        *("train", str(table / "tiny.net"), "--data", str(table), "-o", str(run), *REFERENCE)
     )
     assert code == 0, err
     assert "3 labels, several an image: blue, green, red" in err
     assert "to validate with: 4, held out" in err
-    code, out, _ = netdsl("eval", str(run), "--data", str(table))
+    code, out, _ = netdsl("eval", str(run), "--data", str(table), *REFERENCE)
     assert code == 0
     assert "4 validation images" in out
-    code, out, err = netdsl("eval", str(run), "--data", str(table / "other"), "--json")
+    code, out, err = netdsl("eval", str(run), "--data", str(table / "other"), "--json", *REFERENCE)
     assert code == 0, err
     found = {x["name"]: x["images"] for x in json.loads(out)["classes"]}
     assert found == {"blue": 1, "green": 0, "red": 1}
@@ -171,6 +175,29 @@ def test_what_does_not_suit_several_labels_is_refused(
     code, _, err = netdsl("train", *place, "--dry-run", *options)
     assert code == 2
     assert complaint in err
+
+
+def test_a_label_lost_with_its_pictures_ends_the_run(tmp_path: Path) -> None:
+    """Others than one that no picture has had."""
+    rows = ["image,common,rare,never"]
+    for i in range(12):
+        write_picture(tmp_path / f"{i}.png", np.full((8, 8, 3), 20 * i, np.uint8))
+        rows.append(f"{i}.png,{i % 2},{int(i == 0)},0")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    (tmp_path / "tiny.net").write_text(NET)
+
+    def train(name: str) -> package.TrainingResult:
+        skip = {"data.on_bad_picture": "skip"}
+        place = tmp_path / "tiny.net"
+        return package.train(
+            place, data=tmp_path, set=skip, out=tmp_path / name, device="reference"
+        )
+
+    cut(tmp_path / "1.png")
+    assert train("a").metrics["epoch"] == 1
+    cut(tmp_path / "0.png")
+    with pytest.raises(NetError, match="none of the training pictures of `rare` can be used"):
+        train("b")
 
 
 def job(labels: Any, **others: Any) -> Job:
@@ -228,7 +255,8 @@ def test_one_label_each_is_said() -> None:
     classes = np.arange(20) % 3
     lines = "\n".join(job(np.eye(3, dtype=int)[classes]).inventory.lines())
     assert "every image has exactly one label: `labels.argmax(axis=1)`" in lines
-    assert "exactly one" not in "\n".join(job(LABELS).inventory.lines())
+    for several in (LABELS, np.eye(3)[classes] * LABELS, np.maximum(np.eye(3)[classes], LABELS)):
+        assert "exactly one" not in "\n".join(job(several).inventory.lines())
 
 
 def test_many_labels_are_summed_up() -> None:

@@ -143,12 +143,15 @@ def test_without_scikit_learn_the_import_says_so(monkeypatch: pytest.MonkeyPatch
     assert "pip install 'netdsl[sklearn]'" in str(e.value)
 
 
+REFERENCE = {"device": "reference"}
 LABELS = np.stack([X[:, i] > np.median(X[:, i]) for i in range(3)], axis=1).astype(int)
 
 
 def test_several_labels_a_sample_are_learned() -> None:
     """scikit-learn's multilabel indicators: the loss is `bce` unless the recipe suits them."""
-    model = make_pipeline(StandardScaler(), NetClassifier(MLP, epochs=15)).fit(X, LABELS)
+    model = make_pipeline(StandardScaler(), NetClassifier(MLP, **REFERENCE, epochs=15)).fit(
+        X, LABELS
+    )
     assert "loss = bce" in model[-1].net_.text
     assert model[-1].net_.is_multi_label
     predicted, probabilities = model.predict(X), model.predict_proba(X)
@@ -160,13 +163,15 @@ def test_several_labels_a_sample_are_learned() -> None:
 
 
 def test_sparse_labels_are_the_same_labels() -> None:
-    dense, sparse = (NetClassifier(MLP, epochs=1).fit(X, y) for y in (LABELS, csr_matrix(LABELS)))
+    dense, sparse = (
+        NetClassifier(MLP, **REFERENCE, epochs=1).fit(X, y) for y in (LABELS, csr_matrix(LABELS))
+    )
     np.testing.assert_array_equal(dense.predict_proba(X), sparse.predict_proba(X))
 
 
 def test_a_loss_for_labels_is_that_of_the_recipe() -> None:
     loss = "bce(smoothing=0.1)"
-    model = NetClassifier(MLP, epochs=1, set={"train.loss": loss}).fit(X, LABELS)
+    model = NetClassifier(MLP, **REFERENCE, epochs=1, set={"train.loss": loss}).fit(X, LABELS)
     assert "bce(smoothing=0.1" in model.net_.text
     with pytest.raises(NetError, match="`loss = bce` learns each label by itself"):
         NetClassifier(MLP, set={"train.loss": "focal"}).fit(X, LABELS)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from netdsl.data.arrays import ArrayHeader, check_images_and_labels
 from netdsl.data.data_source import DatasetNotFound, DataSource
@@ -75,6 +78,9 @@ def _read_class_names(archive: NpzArchive, members: Mapping[str, NpzMember]) -> 
     if names.ndim != 1:
         message = f"{title} is {dims(names.shape)}, not a list of names"
         raise fail(message, help="np.savez(FILE, classes=[...], ...) takes one name a class")
+    codes = np.frombuffer(names.tobytes(), np.dtype("u4").newbyteorder(names.dtype.byteorder))
+    if codes.max(initial=0) > sys.maxunicode:
+        raise fail(f"{title} holds a character that does not exist; it is damaged")
     return read_names(names, title)
 
 

@@ -45,14 +45,14 @@ def _choose_by_label(has_label: Array, count: int) -> Array:
     """Iterative stratification (Sechidis et al. 2011) into two parts of given sizes: the rarest
     label among the samples that are left is divided first, as later labels, of more samples, can
     make up for what it does to them. What rounding takes from one label, the next one gets."""
-    n = len(has_label)
+    n, by_label = len(has_label), np.ascontiguousarray(has_label.T)
     wanted = has_label.sum(axis=0) * (count / n)
-    is_left, is_chosen = ~_cover_labels(has_label, n - count), np.zeros(n, bool)
+    is_left, is_chosen = ~_cover_labels(by_label, n - count), np.zeros(n, bool)
     rounding = 0.0
     sizes = has_label[is_left].sum(axis=0)
     while sizes.any():
         label = int(np.where(sizes, sizes, n + 1).argmin())
-        members = np.flatnonzero(is_left & has_label[:, label])
+        members = np.flatnonzero(is_left & by_label[label])
         share = min(max(wanted[label] + rounding, 0.0), float(len(members)))
         to_choose = count - int(is_chosen.sum())
         to_leave = int(is_left.sum()) - to_choose
@@ -67,12 +67,13 @@ def _choose_by_label(has_label: Array, count: int) -> Array:
     return is_chosen
 
 
-def _cover_labels(has_label: Array, limit: int) -> Array:
-    """Samples that together have every label, the rarest labels first; at most `limit` of them."""
-    is_cover = np.zeros(len(has_label), bool)
-    sizes = has_label.sum(axis=0)
+def _cover_labels(by_label: Array, limit: int) -> Array:
+    """Samples that together have every label, the rarest labels first; at most `limit` of them.
+    `by_label` [classes, N] says which samples have each label."""
+    sizes, n = by_label.sum(axis=1), by_label.shape[1]
+    is_cover = np.zeros(n, bool)
     for label in np.argsort(sizes, kind="stable"):
-        members = np.flatnonzero(has_label[:, label])
+        members = np.flatnonzero(by_label[label])
         if len(members) and not is_cover[members].any() and is_cover.sum() < limit:
             is_cover[members[0]] = True
     return is_cover

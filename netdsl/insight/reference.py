@@ -49,7 +49,9 @@ is `val_accuracy`, of equal ones the smaller `val_loss`, and without validation 
 
 `after = head` runs the recipe `head` first, in a directory of that name within the run's, and starts
 from its best weights (only the last recipe's expectations are checked);
-`init = weights("FILE", except="head.*")` starts from those of another run. Weights are named by
+`init = weights("FILE", except="head.*")` starts from those of another run, and draws what `except`
+matches: the weights of a layer of class scores `score_scale=0.01` times as large as otherwise, unless the
+layer has an initialiser of its own ([training.md](training.md#transfer)). Weights are named by
 their paths, as in `freeze = "stem.*"`; `*` crosses dots, and a glob that matches nothing is an error
 (except in `no_decay`). Frozen weights have no gradient and no update, and a batch normalisation whose
 statistics are frozen uses them as they are. A schedule counts epochs from 0: `step(at=[30, 60])`

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from netdsl.errors import NetError, fail, suggest_name
 from netdsl.language import syntax as s
@@ -22,12 +22,43 @@ class PythonSetting(str):
     __slots__ = ()
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A parsed setting: its key, and the expression that it sets."""
+
+    key: str
+    value: s.Expression
+
+    @property
+    def target_section(self) -> str:
+        """The section that `train.NAME.KEY=value` would set, as `train.NAME`; else an empty
+        string."""
+        kind, *path = self.key.split(".")
+        return f"{kind}.{path[0]}" if len(path) > 1 else ""
+
+
+def parse_setting(text: str, option: str = "--set") -> Setting:
+    """Parses `key=value`, given to an option of the command line. Raises NetError, with the
+    position in the text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise fail(f"`{text}` is not a setting", help=f"write `{option} {_EXAMPLES[option][0]}`")
+    return Setting(key.strip(), _parse_value(text, value, option))
+
+
+_EXAMPLES = {
+    "--set": ("train.epochs=5", """'train.freeze="conv1.*"'"""),
+    "--vary": ("'train.epochs=[5, 10]'", """'train.freeze=["conv1.*", "conv2.*"]'"""),
+}
+"""For each option, a setting and one with globs."""
+
+
 UsedNets = Mapping[str, tuple[VisibleNet, ...]]
 
 
 def override(
     file: s.File,
-    settings: Sequence[str],
+    settings: Sequence[str | Setting],
     net: str | None = None,
     used: UsedNets | None = None,
 ) -> s.File:
@@ -40,17 +71,13 @@ def override(
     holds the nets of the files that `file` uses.
     """
     names = {f"{i.kind}.{i.name}" for i in file.items if isinstance(i, s.Section) and i.name}
-    for setting in sorted(settings, key=lambda x: _target_section(x) in names):
-        key, equals, text = setting.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise fail(f"`{setting}` is not a setting", help="write `--set train.epochs=5`")
-        value = _parse_value(setting, text)
-        kind, *path = key.split(".")
+    parsed = [x if isinstance(x, Setting) else parse_setting(x) for x in settings]
+    for setting in sorted(parsed, key=lambda x: x.target_section in names):
+        kind, *path = setting.key.split(".")
         if kind in ("train", "data") and path:
-            file = _set_entry(file, kind, path, value, key)
+            file = _set_entry(file, kind, path, setting.value, setting.key)
         else:
-            file = _set_param(file, key, value, net, used or {})
+            file = _set_param(file, setting.key, setting.value, net, used or {})
     return file
 
 
@@ -58,29 +85,21 @@ _UNQUOTED_TEXT = re.compile(r"(?=.*[./*?~])(?=.*[A-Za-z*])[\w\[\], ./*?~-]+")
 """A glob, a path or a list of these without their quotes."""
 
 
-def _parse_value(setting: str, text: str) -> s.Expression:
+def _parse_value(setting: str, text: str, option: str) -> s.Expression:
     """The value of a setting, `text`. Raises NetError, with its place in the setting."""
     before = setting[: len(setting) - len(text)]
     is_python = isinstance(setting, PythonSetting)
     try:
         if is_python:
             return parse_expression(text, before, "set")
-        return parse_expression(text, f"--set {before}")
+        return parse_expression(text, f"{option} {before}")
     except NetError as e:
         if not _UNQUOTED_TEXT.fullmatch(text):
             raise
-        example = """{"train.freeze": '"conv1.*"'}""" if is_python else _SHELL_EXAMPLE
+        shell_example = f"{option} {_EXAMPLES[option][1]}"
+        example = """{"train.freeze": '"conv1.*"'}""" if is_python else shell_example
         help = f"globs and paths have quotes of their own: {example}"
         raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
-
-
-_SHELL_EXAMPLE = """--set 'train.freeze="conv1.*"'"""
-
-
-def _target_section(setting: str) -> str:
-    """The section that `train.NAME.KEY=value` would set, as `train.NAME`; else an empty string."""
-    kind, *path = setting.partition("=")[0].strip().split(".")
-    return f"{kind}.{path[0]}" if len(path) > 1 else ""
 
 
 def _set_entry(file: s.File, kind: str, path: list[str], value: s.Expression, key: str) -> s.File:

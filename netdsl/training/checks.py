@@ -330,8 +330,8 @@ def _check_end(loss: BoundCall, end: Node) -> None:
 
 
 def check_targets(network: Network, recipe: Recipe, samples: Samples) -> None:
-    """Raises NetError if the loss does not suit data with several labels an image."""
-    if not recipe.is_multi_label:
+    """Raises NetError if the loss does not suit samples with several labels an image."""
+    if not samples.is_multi_label:
         return
     end = strip_views(network.graph, network.graph.outputs["main"])
     for chosen, _ in recipe.loss.terms:

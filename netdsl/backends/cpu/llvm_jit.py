@@ -21,6 +21,7 @@ _VECTOR_WIDTHS = (16, 8, 4)
 _loaded_libraries: list[Any] = []
 """What owns the machine code: it lives as long as the process."""
 _library_numbers = count()
+_cached_addresses: dict[str, int] = {}
 _functions_by_address: dict[int, tuple[str, Callable[[], str]]] = {}
 
 
@@ -67,10 +68,12 @@ def compile_llvm(name: str, text: str) -> int:
 
 def compile_cached(name: str, key: Hashable, write: Callable[[], str]) -> int:
     """As `compile_llvm`, of a module that is written only where these sources have not compiled it
-    before: all that it depends on stands in `key`."""
-    return _load_function(
-        name, make_key(_compiler_key(), _hash_sources(), vector_width(), name, key), write
-    )
+    before: all that it depends on stands in `key`. A process loads it once, however many runs need
+    it."""
+    full_key = make_key(_compiler_key(), _hash_sources(), vector_width(), name, key)
+    if full_key not in _cached_addresses:
+        _cached_addresses[full_key] = _load_function(name, full_key, write)
+    return _cached_addresses[full_key]
 
 
 @cache

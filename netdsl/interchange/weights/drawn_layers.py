@@ -8,6 +8,7 @@ from netdsl.errors import fail
 from netdsl.globs import match_globs
 from netdsl.language.network import Network
 from netdsl.runtime.state import draw_initial_value
+from netdsl.training.recipe.score_layers import SCORE_SCALE, shrink_score_weights
 from netdsl.types import Array
 
 SEED = 1
@@ -38,9 +39,8 @@ def find_drawn_layers(network: Network, globs: Sequence[str]) -> frozenset[str]:
 
 
 def draw_layers(network: Network, paths: Collection[str]) -> dict[str, Array]:
-    """The initial values of the states of some layers, as a training run draws them."""
-    return {
-        node.name: draw_initial_value(node, SEED)
-        for node in network.graph.states
-        if layer_path(node.name) in paths
-    }
+    """The initial values of the states of some layers, as a training run draws them for
+    `init = weights(..., except=...)`."""
+    drawn = {n.name: n for n in network.graph.states if layer_path(n.name) in paths}
+    drawn |= {n.name: n for n in shrink_score_weights(network, drawn, SCORE_SCALE)}
+    return {name: draw_initial_value(node, SEED) for name, node in drawn.items()}

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from netdsl.errors import Span, fail
 from netdsl.globs import match_globs, matches_any_glob
-from netdsl.parameter_types import GLOB_LIST, QuotedText
+from netdsl.parameter_types import GLOB_LIST, Float, QuotedText
 from netdsl.signature import Param, Signature
+from netdsl.training.recipe.score_layers import SCORE_SCALE
 from netdsl.types import Array, Node, dims
 
 Shape = tuple[int, ...]
@@ -30,6 +31,13 @@ INITIAL_WEIGHTS: dict[str, InitialWeights] = {
             (
                 Param("file", QuotedText(), doc="a checkpoint, or the directory of a run"),
                 Param("except", GLOB_LIST, (), "globs of weights that are drawn at random instead"),
+                Param(
+                    "score_scale",
+                    Float(0),
+                    SCORE_SCALE,
+                    "factor of the weights that are drawn for a layer of class scores, unless the "
+                    "layer has an initialiser of its own",
+                ),
             ),
         ),
         "weights of another run, matched by name",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import takewhile
 
 from netdsl.errors import suggest_name
-from netdsl.globs import make_glob_candidates, matches_glob
+from netdsl.globs import make_glob_candidates, matches_any_glob, matches_glob
 from netdsl.language import syntax as s
 from netdsl.language.functions import FUNCTIONS
 from netdsl.language.network import LayerInfo
@@ -19,6 +19,13 @@ from netdsl.signature import BoundCall
 from netdsl.training.metrics.table import METRIC_NAMES
 from netdsl.training.recipe.best import choose_direction
 from netdsl.training.recipe.lint import Finding, Review, Subject
+from netdsl.training.recipe.score_layers import (
+    PASSING_OPS,
+    POOLING_OPS,
+    find_score_layer,
+    skip_ops,
+    weight_name,
+)
 from netdsl.types import Graph, dims, find_reachable
 from netdsl.values import Size, Value, format_value
 
@@ -337,12 +344,29 @@ def find_squashed_scores(subject: Subject) -> Iterator[Finding]:
     needing = next(c.name for c, _ in loss.terms if c.record.probabilities is not None)
     graph = subject.network.graph
     for name in graph.outputs.values():
-        node = graph[name]
-        while node.op in ("reshape", "cast", "dropout"):
-            node = graph[node.args[0]]
+        node = skip_ops(graph, graph[name], PASSING_OPS)
         if "activation" in OPS[node.op].traits:
             message = f"the scores pass through `{node.op}`; `{needing}` needs them unbounded"
             yield Finding(message, node.span, f"remove `{node.op}`; a net ends in plain scores")
+
+
+def find_dying_scores(subject: Subject) -> Iterator[Finding]:
+    """Finds a new head behind trained features whose scores `relu` clips before they are pooled, as
+    in NIN and SqueezeNet. From scratch that works."""
+    init = subject.recipe.init if subject.recipe else None
+    if init is None:
+        return
+    network, graph = subject.network, subject.network.graph
+    for name in graph.outputs.values():
+        node = skip_ops(graph, graph[name], (*PASSING_OPS, *POOLING_OPS))
+        layer = find_score_layer(network, graph[node.args[0]]) if node.op == "relu" else None
+        if layer and matches_any_glob(weight_name(layer), init.arguments["except"]):
+            yield Finding(
+                f"`relu` clips the scores of the new layer `{layer.path}` before they are pooled: "
+                "a class whose scores are negative everywhere no longer learns",
+                node.span,
+                f"end the new head in plain scores: `{layer.call} -> globalavgpool`",
+            )
 
 
 def find_large_accuracy(subject: Subject) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from netdsl.training.recipe.lint_rules import (
     find_channel_fans,
     find_channels_first,
     find_depthwise_channels,
+    find_dying_scores,
     find_early_step,
     find_enlarging_pool,
     find_hidden_function,
@@ -173,6 +174,7 @@ def _unseen_lines(review: Review, source: Source) -> set[int]:
 # ---- the table --------------------------------------------------------------------------------
 
 _DATA = "data { source = digits }\n"
+_WARM = 'init = weights("old.safetensors", except="conv1.*")'
 _GATE = "block gate(act=relu) { if act == relu { relu } else { silu } }\n"
 
 
@@ -312,6 +314,13 @@ LINTS: dict[str, Lint] = {
             _per_subject(find_squashed_scores),
             _trained("epochs = 2", "fc(10) -> relu"),
             _trained("epochs = 2", "fc(16) -> relu -> fc(10)"),
+        ),
+        Lint(
+            "dying-scores",
+            "`relu` clips the scores of a new head before they are pooled",
+            _per_subject(find_dying_scores),
+            _trained(_WARM, "conv(10, 1x1) -> relu -> globalavgpool"),
+            _trained(_WARM, "conv(10, 1x1) -> globalavgpool"),
         ),
         Lint(
             "large-accuracy",

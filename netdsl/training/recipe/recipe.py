@@ -11,7 +11,7 @@ from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, limit_error
 from netdsl.language.elaborate import Settings, ShrinkSettings, shrink_settings
 from netdsl.language.evaluate import TopLevel
-from netdsl.language.override import override
+from netdsl.language.override import Setting, override
 from netdsl.language.program import Program, build_program, evaluate_section
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_EPOCHS, MAX_GLOBS
 from netdsl.parameter_types import (
@@ -216,7 +216,7 @@ def net_name(program: Program, name: str | None) -> str | None:
     return program.reference_name(section, "net") if section else None
 
 
-def override_recipe(file: s.File, settings: Sequence[str], recipe: str | None) -> Program:
+def override_recipe(file: s.File, settings: Sequence[str | Setting], recipe: str | None) -> Program:
     """The program of a file with `--set` applied; a bare name there is a parameter of the recipe's
     net."""
     program = build_program(file)

@@ -64,7 +64,7 @@ def overfit(job: Job, backend: Backend, max_steps: int = MAX_STEPS) -> OverfitRe
     recipe = replace(job.recipe, accumulate=1, ema=None, loss=objective, data=data)
     graph = compile_step(job.network, recipe, counter="update")
     state = State(backend)
-    initialise_weights(state, job.network.graph.states, recipe.init, recipe.spans.get("init"))
+    initialise_weights(state, job.network, recipe)
     state.initialise(graph.states, recipe.seed)
     executor = Executor(graph, backend, state)
     size, steady = recipe.data.batch, job.transform

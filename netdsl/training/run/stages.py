@@ -10,7 +10,7 @@ from netdsl.data.sources import GivenData
 from netdsl.language.format import format_file
 from netdsl.language.program import Program
 from netdsl.training.checks import check_recipe
-from netdsl.training.job import prepare_job
+from netdsl.training.job import Job, prepare_job
 from netdsl.training.recipe.recipe import resolve_recipe, stage_names
 from netdsl.training.recipe.resolved_recipe import resolve_file, without_expectations
 from netdsl.training.run.callbacks import Result
@@ -18,7 +18,7 @@ from netdsl.training.run.trainer import Trainer
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
 from netdsl.training.store.lock import lock_directories
-from netdsl.training.store.metrics_log import has_test_metrics
+from netdsl.training.store.metrics_log import read_test_metrics
 from netdsl.training.store.progress import load_progress
 from netdsl.training.store.recipe_file import write_recipe
 from netdsl.training.store.resume import load_last
@@ -40,17 +40,15 @@ def run_stages(
     against other processes meanwhile. `saved` is the checkpoint to resume the last recipe from; the
     others resume from their own."""
     *before, _ = stage_names(program, name)
-    for stage in (*before, name):
-        check_recipe(program, stage)
     if not before or saved is not None:
+        for stage in (*before, name):
+            check_recipe(program, stage)
         only = Trainer(program, name, backend, data, saved=saved)
         folder = out if isinstance(out, Path) else out()
         with lock_directories(folder):
             return only, run(only, folder)
+    prepare_stages(program, name, data)  # report errors in the data of later stages now
     unjudged_program = without_expectations(program)
-    for stage in before:  # report errors in the data of later stages now
-        prepare_job(unjudged_program, stage, data)
-    prepare_job(program, name, data)
     folder = out if isinstance(out, Path) else out()
     text = format_file(resolve_file(program, name))
     places = {str(stage): folder / str(stage) for stage in before}
@@ -61,6 +59,17 @@ def run_stages(
             start = _run_stage(unjudged_program, stage, backend, data, place, run, start)
         trainer = Trainer(program, name, backend, data, start)
         return trainer, run(trainer, folder)
+
+
+def prepare_stages(program: Program, name: str | None, data: GivenData) -> tuple[Job, ...]:
+    """The jobs of a recipe and of those before it, first to last. Raises NetError for all that can
+    be wrong with them before one runs."""
+    stages = stage_names(program, name)
+    for stage in stages:
+        check_recipe(program, stage)
+    unjudged_program = without_expectations(program)
+    before = (prepare_job(unjudged_program, stage, data) for stage in stages[:-1])
+    return (*before, prepare_job(program, name, data))
 
 
 def _run_stage(
@@ -75,7 +84,7 @@ def _run_stage(
     """Runs a stage, as far as it is not finished, and returns its best weights."""
     saved, best = load_last(out), out / f"best{SUFFIX}"
     over = saved is not None and load_progress(saved).is_finished(resolve_recipe(program, name))
-    if over and best.is_file() and has_test_metrics(out / "metrics.jsonl"):
+    if over and best.is_file() and read_test_metrics(out / "metrics.jsonl"):
         return checkpoint.load(best)
     run(Trainer(program, name, backend, data, start, saved), out)
     return checkpoint.load(best)

@@ -36,7 +36,7 @@ from netdsl.training.step.watch import WatchRequest
 from netdsl.training.store.checkpoint import Checkpoint, inference_states
 from netdsl.training.store.pipeline_revisions import check_pipeline
 from netdsl.training.store.progress import Progress, load_progress
-from netdsl.training.store.resume import check_states, note_changes
+from netdsl.training.store.resume import check_same_data, check_states, note_changes
 from netdsl.training.store.run_directory import RunDirectory
 from netdsl.training.store.warm_start import WarmStart, initialise_weights
 
@@ -82,19 +82,18 @@ class Trainer:
         self.evaluator.upload_images()
 
     def _initialise(self, start: Checkpoint | None) -> Progress:
-        recipe, states = self.recipe, self.job.network.graph.states
         if start is not None:
-            weights = inference_states(start.states)
+            weights, states = inference_states(start.states), self.job.network.graph.states
             wanted = match_states(states, shapes_of(weights), (), start.origin)
             self.state.load(weights, wanted, start.origin)
         else:
-            span = recipe.spans.get("init")
-            self.warm_start = initialise_weights(self.state, states, recipe.init, span)
-        self.state.initialise(self.job.step_graph.states, recipe.seed)
+            self.warm_start = initialise_weights(self.state, self.job.network, self.recipe)
+        self.state.initialise(self.job.step_graph.states, self.recipe.seed)
         return Progress()
 
     def _restore(self, saved: Checkpoint) -> Progress:
-        self._check_data(saved)
+        dataset = self.job.dataset
+        check_same_data(saved, self.job.data_fingerprint, dataset.name_fingerprint)
         check_pipeline(saved, self.job)
         # if the loss was not scaled before, it starts with the recipe's scale
         new = [name for name in SCALE_STATES if name not in saved.states]
@@ -113,17 +112,6 @@ class Trainer:
             seen = f"{progress.seen:,} of the {images:,} images of an epoch"
             raise fail(f"{saved.origin} cannot be resumed: it claims to have seen {seen}")
         return progress
-
-    def _check_data(self, saved: Checkpoint) -> None:
-        """Raises NetError if the run was trained on other images than the current ones."""
-        before = saved.progress.get("data", self.job.data_fingerprint)
-        if before not in (self.job.data_fingerprint, self.job.dataset.name_fingerprint):
-            raise fail(
-                f"the data are not those that the run of {saved.origin} was trained on",
-                notes=[f"then: {before}", f"now: {self.job.data_fingerprint}"],
-                help="images that were held out would be trained on; restore the data, or start "
-                "a new run with `init = weights(...)`",
-            )
 
     @property
     def progress(self) -> Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +51,16 @@ def last_epoch(path: Path) -> int:
     return max((x.get("epoch", 0) for x in _read_lines(path) if x is not None), default=0)
 
 
-def has_test_metrics(path: Path) -> bool:
-    """Whether a metrics file ends with test metrics."""
-    lines = _read_lines(path)
-    return bool(lines) and "test_images" in (lines[-1] or {})
+def read_test_metrics(path: Path) -> Mapping[str, Any]:
+    """The test metrics that a metrics file ends with; empty if it does not."""
+    last = (_read_lines(path) or [None])[-1] or {}
+    return last if "test_images" in last else {}
+
+
+def sum_seconds(path: Path) -> float:
+    """The seconds that the epochs in a metrics file took to train."""
+    found = [x.get("seconds") for x in _read_lines(path) if x is not None]
+    return math.fsum(x for x in found if isinstance(x, int | float))
 
 
 def _read_lines(path: Path) -> list[Mapping[str, Any] | None]:

@@ -64,7 +64,7 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     now = build_program(
         changed if saved is None else _keep_finished_stages(file, changed, settings), reject_read
     )
-    changes = _diff_programs(before, now)
+    changes = diff_programs(before, now)
     begun = saved is not None or any(out.glob(f"*/last{SUFFIX}"))
     for key in changes:
         reason = FIXED_KEYS.get(re.sub(r"\.\w+\.", ".", key))
@@ -148,7 +148,7 @@ def load_last(out: Path) -> Checkpoint | None:
     return None
 
 
-def _diff_programs(before: Program, now: Program) -> dict[str, tuple[str, str]]:
+def diff_programs(before: Program, now: Program) -> dict[str, tuple[str, str]]:
     """The entries of the resolved text that differ, and `net` if a net differs."""
     old, new = (_resolved_entries(p) for p in (before, now))
     found = {k: (old.get(k, "none"), v) for k, v in new.items() if old.get(k) != v}
@@ -171,11 +171,40 @@ def _net_items(of: Program) -> list[s.Item]:
     return [i for i in of.items if isinstance(i, s.Net | s.Instance | s.Block | s.Let)]
 
 
+def check_same_recipe(folder: Path, asked: Program) -> None:
+    """Raises NetError if a directory holds a run of another recipe than `asked`, the program of a
+    resolved recipe; for a run that was asked for again."""
+    path = folder / "recipe.net"
+    if not path.is_file():
+        return
+    changes = diff_programs(build_program(parse_file(str(path)), reject_read), asked)
+    if changes:
+        differences = [f"`{k}` is {old} there, and {new} now" for k, (old, new) in changes.items()]
+        raise fail(
+            f"{folder} holds a run of another recipe: {differences[0]}",
+            notes=differences[1:],
+            help="give another `--out`; nothing was overwritten",
+        )
+
+
+def check_same_data(saved: Checkpoint, fingerprint: str, name_fingerprint: str) -> None:
+    """Raises NetError if a run was trained on other images than those of a data set with these
+    fingerprints."""
+    before = saved.progress.get("data", fingerprint)
+    if before not in (fingerprint, name_fingerprint):
+        raise fail(
+            f"the data are not those that the run of {saved.origin} was trained on",
+            notes=[f"then: {before}", f"now: {fingerprint}"],
+            help="images that were held out would be trained on; restore the data, or start "
+            "a new run with `init = weights(...)`",
+        )
+
+
 def note_changes(saved: Checkpoint, net_text: str) -> Checkpoint:
     """The checkpoint with a note on what changes if its run is resumed with `net_text`."""
     changes = {}
     if net_text != saved.net_text:
-        changes = _diff_programs(saved.program(), build_program(parse(net_text), reject_read))
+        changes = diff_programs(saved.program(), build_program(parse(net_text), reject_read))
     if not changes:
         return saved
     words = ", ".join(f"{k} = {new} (was {old})" for k, (old, new) in changes.items())

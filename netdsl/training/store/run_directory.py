@@ -41,11 +41,17 @@ def create_run_directory(path: str, out: Path | None) -> Path:
             message = f"{out} already holds {', '.join(existing_files)}"
             raise fail(message, help="give another `--out`; no file is ever overwritten")
         return _create(out, exist_ok=True)
+    return create_numbered(Path("runs"), path)
+
+
+def create_numbered(parent: Path, path: str) -> Path:
+    """Creates and returns a new folder NAME-N in `parent` for a .net file (`-` for stdin), with the
+    first number that is free."""
     stem = Path(path).stem if path != "-" else "stdin"
-    runs, number = _create(Path("runs"), exist_ok=True), 1
+    parent, number = _create(parent, exist_ok=True), 1
     while True:
         try:
-            return _create(runs / f"{stem}-{number}")
+            return _create(parent / f"{stem}-{number}")
         except FileExistsError:
             number += 1
 
