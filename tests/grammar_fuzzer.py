@@ -229,7 +229,7 @@ def body(r: TextDraw, depth: int) -> str:
 
 def section(r: TextDraw, signature: Signature) -> str:
     keys = [p for p in signature.params if r.random() < 0.3]
-    left_out = ("source", "net", "data", "after", "init", "freeze", "lr_scale")
+    left_out = ("source", "net", "data", "after", "init", "freeze", "lr_scale", "recompute")
     kept = (p for p in keys if p.name not in left_out or r.runs_wild())
     entries = [f"{p.name} = {matching_value(r, p)}" for p in kept]
     if signature is DATA:
