@@ -105,7 +105,8 @@ def code_without_blocks(page: Path) -> list[str]:
 
 @cache
 def defined_names() -> frozenset[str]:
-    """Every name that the package or the tests define: functions, classes, fields, constants."""
+    """Every name that the package or the tests define: functions, classes, fields, constants,
+    metrics."""
     found = {*WORDS, *METRIC_NAMES}
     for path in (*(ROOT / "netdsl").rglob("*.py"), *(ROOT / "tests").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -170,7 +170,10 @@ class CudaBackend(ArrayBackend):
     def start_readback(self, outputs: Mapping[str, Array]) -> readback.PendingReadback:
         """Starts to copy outputs to the host and does not wait for them."""
         self.device.stream.use()
-        dense = {k: v if v.ndim == 0 else self.xp.ascontiguousarray(v) for k, v in outputs.items()}
+        dense = {
+            name: x if x.flags.c_contiguous else self.xp.array(x, order="C")
+            for name, x in outputs.items()
+        }
         return self.device.readbacks.start(dense, self.device.stream)
 
     def start_upload(self, values: Array | LazyBatch) -> PendingUpload:
