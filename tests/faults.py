@@ -2243,8 +2243,8 @@ FAULTS = (
         "mse-of-smoothed",
         "train",
         "netdsl/training/recipe/losses.py",
-        "return b.reduce_mean(b.squared_error(scores, target), axes=(1,))",
-        "return b.reduce_sum(b.squared_error(scores, target), axes=(1,))",
+        "return b.reduce_mean(b.squared_error(scores, targets.smooth(b)), axes=(1,))",
+        "return b.reduce_sum(b.squared_error(scores, targets.smooth(b)), axes=(1,))",
         ("tests/test_train_guards.py",),
     ),
     Fault(

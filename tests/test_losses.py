@@ -192,6 +192,7 @@ def test_values_and_slopes_are_those_of_the_formula(
 EXTREMES = [
     *([1e4, -1e4, 0, 3], [-1e4, 1e4, 1e4, 0], [0, 0, 0, 0], [30, -30, 17, 1e-3]),
     *([-1e3, 2, 1, -3], [88, 89, -104, 5], [1e4, 1e4, 1e4, 1e4]),
+    *([3, 1e4, -1e4, 0], [0, 20, -20, 1], [-1e4, -40, 60, 2]),
 ]
 WEIGHTS = "class_weights=[1, 2, 0, 3]"
 TEXTS = {
@@ -333,6 +334,21 @@ def test_class_weights_by_name_leave_the_others_at_1() -> None:
     labels = np.array([0, 1, 2], np.int32)
     assert weights_of('focal(class_weights=[("b", 3), ("c", 0)])', labels) == [1, 3, 0]
     assert weights_of("bce(class_weights=[1, 0.5, 0])", labels) == [1, 0.5, 0]
+
+
+def test_each_loss_of_a_sum_has_class_weights_of_its_own() -> None:
+    parts = (f"focal({WEIGHTS})", "bce(class_weights=[3, 1, 0.5, 2])", "mse")
+    losses = {part: objective(part) for part in parts}
+    losses["sum"] = objective("[({}, 0.5), ({}, 2), ({}, 0.25)]".format(*parts))
+    rng = np.random.default_rng(0)
+    sample = draw_sample("mixed", rng, rng.standard_normal((IMAGES, CLASSES)))
+    inputs, found = sample.inputs("float64"), {}
+    for name, loss in losses.items():
+        values = dict(loss.find_class_weights(("a", "b", "c", "d"), np.ones(CLASSES), CLASSES))
+        graph = make_graph({name: loss}, "mixed", "float64", IMAGES)
+        found[name] = float(evaluate_results(graph, inputs | values)[f"{name} mean"])
+    first, second, third, total = found.values()
+    assert total == pytest.approx(0.5 * first + 2 * second + 0.25 * third, rel=1e-6)
 
 
 def test_samples_of_classes_that_do_not_count_have_no_loss() -> None:
