@@ -147,7 +147,7 @@ def matching_value(r: TextDraw, p: Param) -> str:
 VALUES = [
     *("1", "2", "3", "4", "8", "0.5", "1e-3", "0.1", "yes", "no", "none", "3x3", "2x2", "same"),
     *("[1, 2]", "[1, 1, 1, 1]", '"*.bias"', '("*.bias", 0.1)', "[0.25, 1]", "float16"),
-    *("refuse", "balanced"),
+    *("refuse", "balanced", "max(val_f1)", 'min(val_recall("8"))'),
 ]
 SCOPE = Scope()
 
@@ -235,7 +235,8 @@ def section(r: TextDraw, signature: Signature) -> str:
     if signature is DATA:
         entries.insert(0, "source = digits")
     elif r.random() < 0.3:
-        entries.append(f"expect test_accuracy > {r.choice(NUMBERS)}")
+        metric = r.choice(["test_accuracy", 'test_recall("8")', "test_roc_auc"])
+        entries.append(f"expect {metric} > {r.choice(NUMBERS)}")
     name = f" {r.choice(NAMES)}" if r.runs_wild() else ""
     return f"{signature.name}{name} {{ {', '.join(entries)} }}"
 
