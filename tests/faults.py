@@ -2390,8 +2390,16 @@ FAULTS = (
         "published-top5-less",
         "insight",
         "netdsl/insight/published_accuracy.py",
-        'if accuracies.get("top5", 1) < accuracies.get("top1", 0):',
-        'if accuracies.get("top5", 1) < 0:',
+        'if accuracy.shares.get("top5", 1) < accuracy.shares.get("top1", 0):',
+        'if accuracy.shares.get("top5", 1) < 0:',
+        ("tests/test_shrink.py::test_what_is_published_is_a_share",),
+    ),
+    Fault(
+        "published-twice",
+        "insight",
+        "netdsl/insight/published_accuracy.py",
+        "if any(accuracy.conditions == other.conditions for other in found):",
+        "if found and accuracy == found[-1]:",
         ("tests/test_shrink.py::test_what_is_published_is_a_share",),
     ),
     Fault(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from netdsl.errors import NetError, Span, fail, suggest_name
 from netdsl.insight import trial
 from netdsl.insight.gradcheck import GRADCHECK_SETTINGS, LayerCheck, gradcheck
-from netdsl.insight.published_accuracy import is_published, read_published_accuracies
+from netdsl.insight.published_accuracy import (
+    PublishedAccuracy,
+    is_published,
+    read_published_accuracies,
+)
 from netdsl.insight.receptive_field import receptive_field
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors
@@ -46,11 +50,22 @@ class TestResult:
 
     name: str
     outcomes: tuple[ExpectationOutcome, ...]
-    published_accuracies: Mapping[str, float] = field(default_factory=dict)
+    published_accuracies: tuple[PublishedAccuracy, ...] = ()
 
     @property
     def ok(self) -> bool:
         return all(o.ok for o in self.outcomes)
+
+    def as_json(self) -> dict[str, Any]:
+        """As `test --json` has it; `published` holds the shares of the first published accuracy."""
+        first = self.published_accuracies[0].shares if self.published_accuracies else {}
+        return {
+            "name": self.name,
+            "ok": self.ok,
+            "expectations": [asdict(o) for o in self.outcomes],
+            "published": first,
+            "published_accuracies": [asdict(a) for a in self.published_accuracies],
+        }
 
 
 _FACTS: dict[str, Callable[[Network], Value]] = {
@@ -183,7 +198,7 @@ def _evaluate_test(program: Program, test: s.Test, budget: Budget, is_dry_run: b
     name = program.resolve_net_name(test.net, test.span)
     context = QueryContext(program, elaborate(program, name, budget=budget), is_dry_run, budget)
     errors, outcomes = Errors(), []
-    accuracies: dict[str, float] = {}
+    accuracies: tuple[PublishedAccuracy, ...] = ()
     try:
         accuracies = read_published_accuracies(program, test, budget)
     except NetError as e:

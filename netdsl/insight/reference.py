@@ -111,7 +111,10 @@ is run on white noise with its initial weights, as in evaluation unless
 `"""
     + str(PUBLISHED_SIGNATURE)
     + """` states a fact and is not a test: shares of the test images whose class is
-the most likely, or among the five most likely, as a paper reports them. `netdsl test` repeats it."""
+the most likely, or among the five most likely, as a paper or a library reports them:
+`published(top1=0.744, source="paper, table 3", crops=dense, train=[256, 512], test=384)`. A net may have several, if they
+differ in source, crops or sizes. `netdsl test` prints them all, `netdsl summary FOLDER` the first next to the net's
+figures, and all in a second table."""
 )
 
 
@@ -166,6 +169,7 @@ def tests_section() -> list[str]:
     return [
         "## Tests",
         _TESTS,
+        _format_table("`published`", [(p.name, p.doc) for p in PUBLISHED_SIGNATURE.params]),
         _format_table("of places", [*rows, (str(EQUAL_SIGNATURE), equality)]),
     ]
 
