@@ -1627,6 +1627,14 @@ FAULTS = (
         ("tests/test_shrink.py",),
     ),
     Fault(
+        "shrink-not-in-proportion",
+        "language",
+        "netdsl/language/shrink.py",
+        "small_unit = unit if group & fixed else -(-unit // divisor)",
+        "small_unit = -(-unit // divisor)",
+        ("tests/test_shrink.py",),
+    ),
+    Fault(
         "main-path-skipped-by-one",
         "language",
         "netdsl/training/recipe/lint_rules.py",

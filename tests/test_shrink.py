@@ -149,22 +149,48 @@ net a {
     assert (side % 4, side <= 12) == (0, True)
 
 
-def test_counts_that_no_longer_fit_are_told_with_what_may_do() -> None:
+def test_counts_that_no_longer_fit_are_reported_with_a_divisor_that_works() -> None:
     text = """
 net a {
-  input(4x4x3)
-  x: conv(6, 1x1)
-  y: conv(4, 1x1)
-  add { concat { x | x } | concat { y | y | y } } -> fc(2)
+  input(4x4x30)
+  add { conv(60, 1x1) | pad(channels=[0, 30]) } -> fc(2)
 }
 """
     with pytest.raises(NetError) as e:
-        small(text, by=4)
+        small(text, by=8)
     told = e.value.render()
-    assert "the two branches of `add` differ: 4x4x4 and 4x4x3" in told
-    assert "in `a` with its channels divided by 4" in told
-    assert "help: a smaller number, or one that divides its channels evenly, may work" in told
+    assert "the two branches of `add` differ: 4x4x8 and 4x4x30" in told
+    assert "in `a` with its channels divided by 8" in told
+    assert "help: dividing them by 2 works" in told
     assert small(text, by=2).params
+
+
+def test_no_divisor_is_named_if_none_works() -> None:
+    text = "net a { input(4x4x30); add { conv(33, 1x1) | pad(channels=[3, 0]) } -> fc(2) }"
+    with pytest.raises(NetError) as e:
+        small(text, by=8)
+    assert "help: change the channel counts, or check the net at its full size" in e.value.render()
+
+
+HALVES = "add { x -> slice(channels=[0, 10]) | x -> slice(channels=[10, 20]) }"
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (f"x: conv(20, 1x1)\n{HALVES}", 3),
+        ("x: conv(6, 1x1)\ny: conv(4, 1x1)\nadd { concat { x | x } | concat { y | y | y } }", 6),
+        ("concat { conv(15, 1x1) | conv(15, 1x1) } -> add { identity | conv(30, 1x1) }", 30),
+        ("conv(10, 1x1) -> add { depthwise(1x1, multiplier=3) | conv(30, 1x1) }", 30),
+        ("conv(9, 1x1) -> add { depthwise(1x1, multiplier=3) | conv(27, 1x1) }", 9),
+    ],
+)
+@pytest.mark.parametrize("by", [2, 4, 8, 16])
+def test_parts_shrink_in_proportion_where_nothing_else_fits(body: str, found: int, by: int) -> None:
+    """Halves of 20, thirds and halves of 12, parts of the input's 30."""
+    net = small(f"net a {{ input(4x4x30)\n{body}\nglobalavgpool -> fc(2) }}", by=by, images=False)
+    if by == 4:
+        assert net.layers[-2].output_type.shape[-1] == found
 
 
 @pytest.mark.parametrize(
@@ -207,9 +233,7 @@ net a { input(4x4x3); conv(24, 1x1) -> add { ghost(24) | identity } -> ghost(48)
 def test_the_other_nets_are_tested_if_one_cannot_be_shrunk(netdsl: Any, tmp_path: Path) -> None:
     (tmp_path / "a.net").write_text(
         """
-block twice(c) { conv(c, 1x1) -> concat { identity | identity } }
-block thrice(c) { conv(c, 1x1) -> concat { identity | identity | identity } }
-net odd { input(4x4x3); add { twice(6) | thrice(4) } -> fc(2) }
+net odd { input(4x4x30); add { conv(60, 1x1) | pad(channels=[0, 30]) } -> fc(2) }
 net even { input(4x4x3); conv(8, 1x1) -> fc(2) }
 test odd { gradients }
 test even { gradients }
