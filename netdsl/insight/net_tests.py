@@ -22,7 +22,7 @@ from netdsl.language.budget import Budget, Errors
 from netdsl.language.elaborate import elaborate
 from netdsl.language.evaluate import Scope, evaluate, evaluate_arguments, is_equal
 from netdsl.language.network import Network
-from netdsl.language.program import Program
+from netdsl.language.program import CHOICE_OF_TEST, Program
 from netdsl.language.shrink import ShrinkError
 from netdsl.language.unparse import expression_text
 from netdsl.parameter_types import Boolean, Float, QuotedText
@@ -182,7 +182,7 @@ def run_shrunk_test(program: Program, test: s.Test, factor: int) -> TestResult:
     """Checks the gradients of a test's net, with its channels divided by `factor` and its images as
     small as possible. Its counts differ from those of the whole net, and are not compared. A net
     that cannot be shrunk fails."""
-    name = program.resolve_net_name(test.net, test.span)
+    name = program.resolve_net_name(test.net, test.span, CHOICE_OF_TEST)
     try:
         failures = _describe_failures(gradcheck(program, name, shrink=factor))
     except ShrinkError as e:
@@ -195,7 +195,7 @@ def run_shrunk_test(program: Program, test: s.Test, factor: int) -> TestResult:
 
 
 def _evaluate_test(program: Program, test: s.Test, budget: Budget, is_dry_run: bool) -> TestResult:
-    name = program.resolve_net_name(test.net, test.span)
+    name = program.resolve_net_name(test.net, test.span, CHOICE_OF_TEST)
     context = QueryContext(program, elaborate(program, name, budget=budget), is_dry_run, budget)
     errors, outcomes = Errors(), []
     accuracies: tuple[PublishedAccuracy, ...] = ()
