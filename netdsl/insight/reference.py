@@ -86,9 +86,9 @@ one branch that is left is that branch, without a layer; `sub` needs both of its
 
 `let n = 4` names a value, `let f(a, b=2) = a + b` a function. A function may call itself, and is no value: it
 can be called, not passed on. In the body of a net or block, a `let` is visible below it, and a function sees what is
-visible where it stands. A `let` in the taken branch of an `if` is visible below the `if` too; one in a `for` only to the
-end of the body, and each round starts from what is visible above the loop. A second `let` of the same name hides the
-first. Between items, a `let` is visible in the whole file and in the files that use it; their order has no
+visible where it stands. A `let` in the taken branch of an `if` is visible below the `if` too; one in a `for` until the
+loop ends, in its later rounds too, so `let k = k + 1` counts. A second `let` of the same name hides the first. Between
+items, a `let` is visible in the whole file and in the files that use it; their order has no
 meaning, and they see only each other. An expression looks a name up among the variables of its body, then among
 the `let`s of the file, then among the words of the language.
 
