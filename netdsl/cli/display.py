@@ -51,11 +51,10 @@ def show_test_result(path: str, result: TestResult) -> None:
     for o in result.outcomes:
         if not o.ok:
             echo(f"     {o.text}: {o.found or 'it does not hold'}")
-    if result.published_accuracies:
-        shares = (
-            f"{k.replace('top', 'top-')} {v:.2%}" for k, v in result.published_accuracies.items()
-        )
-        echo(f"     published: {', '.join(shares)}")
+    for accuracy in result.published_accuracies:
+        shares = (f"{k.replace('top', 'top-')} {v:.2%}" for k, v in accuracy.shares.items())
+        conditions = accuracy.describe_conditions()
+        echo(f"     published: {', '.join(shares)}" + (f" ({conditions})" if conditions else ""))
 
 
 def show_summary(found: Summary) -> None:

@@ -8,7 +8,7 @@ from netdsl.cli.app import echo
 from netdsl.cli.display import add_row, make_console
 from netdsl.data.inventory import format_skipped_pictures
 from netdsl.data.memory_limits import MEMORY_VARIABLE
-from netdsl.inference import EvaluationReport
+from netdsl.inference import TOP_K, EvaluationReport
 from netdsl.text_escaping import escape_line
 from netdsl.training.metrics.ranking import score_limit
 from netdsl.training.metrics.table import METRICS, format_metric
@@ -28,7 +28,7 @@ def show_evaluation(report: EvaluationReport) -> None:
     means = {
         name: f"{METRICS[name].title} {text}"
         for name, text in formatted.items()
-        if report.means[name] is not None
+        if report.means[name] is not None and (name != "top5" or len(report.classes) > TOP_K)
     }
     images = f"{report.score.images:,} {report.images} images"
     echo("  ".join([*(means.pop(k) for k in _OF_IMAGES if k in means), images]))
