@@ -2038,8 +2038,8 @@ FAULTS = (
         "best-forgets-direction",
         "train",
         "netdsl/training/recipe/best.py",
-        'return float(value) if self.direction == "max" else -float(value)',
-        "return float(value)",
+        'return value if self.direction == "max" else -value',
+        "return value",
         ("tests/test_metrics.py",),
     ),
     Fault(

@@ -128,6 +128,7 @@ NET_EDITS = [
     ("input", "output"),
     ("{", ""),
     ("patience = none", "patience = 1"),
+    ("best = none", 'best = max(val_recall("8"))'),
     ("accumulate = 1", "accumulate = 60000"),
 ]
 

@@ -147,7 +147,7 @@ def matching_value(r: TextDraw, p: Param) -> str:
 VALUES = [
     *("1", "2", "3", "4", "8", "0.5", "1e-3", "0.1", "yes", "no", "none", "3x3", "2x2", "same"),
     *("[1, 2]", "[1, 1, 1, 1]", '"*.bias"', '("*.bias", 0.1)', "[0.25, 1]", "float16"),
-    *("refuse", "balanced"),
+    *("refuse", "balanced", "max(val_f1)", 'min(val_recall("8"))'),
 ]
 SCOPE = Scope()
 
@@ -229,13 +229,14 @@ def body(r: TextDraw, depth: int) -> str:
 
 def section(r: TextDraw, signature: Signature) -> str:
     keys = [p for p in signature.params if r.random() < 0.3]
-    left_out = ("source", "net", "data", "after", "init", "freeze", "lr_scale")
+    left_out = ("source", "net", "data", "after", "init", "freeze", "lr_scale", "recompute")
     kept = (p for p in keys if p.name not in left_out or r.runs_wild())
     entries = [f"{p.name} = {matching_value(r, p)}" for p in kept]
     if signature is DATA:
         entries.insert(0, "source = digits")
     elif r.random() < 0.3:
-        entries.append(f"expect test_accuracy > {r.choice(NUMBERS)}")
+        metric = r.choice(["test_accuracy", 'test_recall("8")', "test_roc_auc"])
+        entries.append(f"expect {metric} > {r.choice(NUMBERS)}")
     name = f" {r.choice(NAMES)}" if r.runs_wild() else ""
     return f"{signature.name}{name} {{ {', '.join(entries)} }}"
 

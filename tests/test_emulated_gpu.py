@@ -75,14 +75,14 @@ def test_a_run_from_the_command_line(gpu: EmulatedGpu, netdsl: Any) -> None:
     "settings",
     [
         ("train.precision=mixed(float16(scale=1e9, steady=5))", "train.accumulate=2"),
-        ("train.precision=mixed", "train.ema=0.9", "train.clip=1"),
+        ("train.precision=mixed", "train.ema=0.9", "train.clip=1", "data.augment=[mixup, cutmix]"),
     ],
     ids=["float16", "bfloat16"],
 )
 def test_a_repeatable_run_in_16_bits(
     settings: tuple[str, ...], gpu: EmulatedGpu, netdsl: Any
 ) -> None:
-    """Overflows are left out, gradients added up; nothing is timed."""
+    """Overflows are left out, gradients added up, batches mixed by the host; nothing is timed."""
     alike(netdsl, "train.deterministic=yes", "train.epochs=1", *settings)
 
 

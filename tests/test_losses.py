@@ -305,6 +305,7 @@ def test_a_batch_can_be_memorised_with_class_weights(netdsl: Any, tmp_path: Path
     code, out, err = netdsl("train", "a.net", "--dry-run")
     assert code == 0, err
     assert 'bce(smoothing=0.2, class_weights=[["3", 2]])' in out
+    assert "class weights of bce: 0 1, 1 1, 2 1, 3 2, " in out
 
 
 # ---- class weights
@@ -398,8 +399,10 @@ def test_class_weights_of_classes_that_only_the_data_name() -> None:
     with pytest.raises(NetError, match="no such class") as e:
         weights_of('bce(class_weights=[("bes", 2)])', labels, ("ants", "bees", "cows"))
     assert e.value.diagnostics[0].help == "did you mean `bees`?"
-    with pytest.raises(NetError, match="no training images of b"):
+    with pytest.raises(NetError, match="no training images are of b"):
         weights_of("cross_entropy(class_weights=balanced)", labels)
+    with pytest.raises(NetError, match="all training images have a"):
+        weights_of("bce(class_weights=balanced)", np.array([[1, 0, 1], [1, 1, 0]], np.uint8))
     with pytest.raises(NetError, match="gives every class the weight 0"):
         weights_of('bce(class_weights=[("a", 0), ("b", 0), ("c", 0)])', labels)
     source = 'data { source = folder("nowhere"), batch = 2 }'

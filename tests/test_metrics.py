@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -279,6 +280,7 @@ def epochs(**values: list[float | None]) -> Progress:
         # one without a value is the worst
         ("max(val_roc_auc)", {"val_roc_auc": [None, 0.1]}, 2),
         ("min(val_roc_auc)", {"val_roc_auc": [None, 0.1, float("nan")]}, 2),
+        ('max(val_f1("8"))', {'val_f1("8")': ["much", 0.1, []]}, 2),
         ('max(val_recall("8"))', {'val_recall("8")': [0.1, 0.9], "val_recall": [0.9, 0.1]}, 2),
     ],
 )
@@ -366,3 +368,17 @@ def test_a_started_run_keeps_its_best(tmp_path: Path) -> None:
     values = [m["val_f1"] for m in more.history]
     assert more.metrics["best_epoch"] == values.index(min(values)) + 1
     assert more.net.metrics["val_f1"] == min(values)
+
+
+def test_a_stage_hands_on_its_best_weights(tmp_path: Path) -> None:
+    """Those of the epoch with the lowest F1, as it says: the next stage begins with them."""
+    text = f"""{NET}train {{ optimizer = sgd(lr=1), epochs = 3, best = min(val_f1) }}
+train next {{ after = first, optimizer = sgd(lr=0), best = none, epochs = 1 }}
+train first {{ }}
+"""
+    (tmp_path / "a.net").write_text(text)
+    result = netdsl.train(f"{tmp_path}/a.net:next", out=tmp_path / "run", device="reference")
+    before = netdsl.load(tmp_path / "run" / "first").metrics
+    lines = (tmp_path / "run" / "first" / "metrics.jsonl").read_text().splitlines()[:3]
+    assert before["val_f1"] == min(json.loads(line)["val_f1"] for line in lines)
+    assert result.metrics["val_f1"] == before["val_f1"]

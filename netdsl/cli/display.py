@@ -171,6 +171,9 @@ def show_dry_run(found: DryRun) -> None:
     for line in found.inventory.lines() if found.inventory else ():
         echo(line)
     echo(f"{found.trainable_params:,} of {found.params:,} parameters are trained")
+    for loss, weights in found.class_weights:
+        named = tuple(f"{escape_line(c)} {w:.4g}" for c, w in weights.items())
+        echo(f"class weights of {loss}: {_format_names(named)}")
     echo(f"precision: {found.precision}")
     _show_memory(found.memory)
     for g in found.globs:

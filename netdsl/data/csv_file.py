@@ -29,16 +29,21 @@ class CsvFile:
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """The rows below the header, each with its line, counted from 1; empty lines are left out.
         Raises NetError for a row that has not as many cells as the header."""
-        found = _read_rows(self.source)
-        next(found)
-        for line, cells in found:
+        rows = _read_rows(self.source)
+        next(rows)
+        for line, cells in rows:
             if len(cells) != len(self.header):
-                raise self.make_error(
-                    line,
-                    f"this row has {len(cells):,} cells, and the header {len(self.header):,}",
-                    'a cell that holds a comma is quoted: "a, b"',
-                )
+                raise self._make_count_error(line, len(cells))
             yield line, cells
+
+    def _make_count_error(self, line: int, count: int) -> NetError:
+        """The error for a row with so many cells."""
+        wanted = len(self.header)
+        help = 'a cell that holds a comma is quoted: "a, b"'
+        if count < wanted:
+            help = "a picture without labels has an empty cell, as in `a.jpg,`"
+        cells = "1 cell" if count == 1 else f"{count:,} cells"
+        return self.make_error(line, f"this row has {cells}, and the header {wanted:,}", help)
 
     def make_error(self, line: int, message: str, help: str | None = None) -> NetError:
         """The error for what a line says."""

@@ -343,9 +343,9 @@ def check_targets(network: Network, recipe: Recipe, samples: Samples) -> None:
                 help = f"every image has exactly one: {ONE_HOT_ADVICE}; {help}"
             raise fail(f"{message} here", chosen.span or recipe.spans.get("train"), help=help)
         if found is None and end.op != "sigmoid":
-            message = f"`{chosen.name}` compares scores with labels, which are 0 or 1"
+            message = f"`{chosen.name}` compares scores with labels of 0 and 1"
             help = "use `loss = bce`, or end the net with `sigmoid`"
-            raise fail(f"{message}, but they may be anything", end.span, help=help)
+            raise fail(f"{message}, but the scores may be any numbers", end.span, help=help)
 
 
 def check_metrics(

@@ -33,13 +33,18 @@ class Criterion:
         """Whether it looks for the worst value of the metric."""
         return (self.direction == "min") != self.metric.metric.is_lower_better
 
+    def value(self, metrics: Mapping[str, Any]) -> float | None:
+        """The value among the metrics of an epoch; None if there is no number."""
+        value = metrics.get(str(self.metric))
+        return float(value) if isinstance(value, int | float) and not math.isnan(value) else None
+
     def rank(self, metrics: Mapping[str, Any]) -> float:
         """The rank of an epoch by its metrics: larger is better. Without a value, it is the
         worst."""
-        value = metrics.get(str(self.metric))
-        if value is None or math.isnan(value):
+        value = self.value(metrics)
+        if value is None:
             return -math.inf
-        return float(value) if self.direction == "max" else -float(value)
+        return value if self.direction == "max" else -value
 
 
 @dataclass(frozen=True)

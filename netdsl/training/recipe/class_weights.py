@@ -87,12 +87,15 @@ def find_class_weights(
 
 
 def _check_balance(balanced: Array, classes: Sequence[str], span: Span | None) -> None:
-    """Raises NetError if `balanced` gives a class no weight."""
+    """Raises NetError if `balanced` gives a class no weight, or of several labels one that all
+    images have the weight 0."""
     missing = [name for name, weight in zip(classes, balanced, strict=True) if np.isinf(weight)]
-    if missing:
+    constant = [name for name, weight in zip(classes, balanced, strict=True) if weight == 0]
+    if missing or constant:
+        found = "no training images are of" if missing else "all training images have"
         raise fail(
-            "`class_weights=balanced` weighs each class by the number of its images, but there are "
-            f"no training images of {abbreviate(missing)}",
+            "`class_weights=balanced` weighs classes by their numbers of images, but "
+            f"{found} {abbreviate(missing or constant)}",
             span,
             help='give weights yourself, in pairs: `[("CLASS", 5)]`; other classes weigh 1',
         )

@@ -73,7 +73,8 @@ def format_end(progress: Progress, recipe: Recipe) -> str:
     metrics = progress.history[best - 1]
     name = best_metric(metrics, recipe.best)
     known = METRIC_NAMES[name] if recipe.best is None else recipe.best.metric
-    line = f"best epoch {best}: {name} {format_metric(metrics[name], known.metric)}"
+    value = metrics[name] if recipe.best is None else recipe.best.value(metrics)
+    line = f"best epoch {best}: {name} {format_metric(value, known.metric)}"
     if epoch >= recipe.epochs:
         return line
     line += f"; the run ended after {epoch} of {recipe.epochs} epochs"

@@ -41,6 +41,8 @@ class DryRun:
     """The inventory of the data; None if some are missing."""
     missing_data: str | None = None
     """Which data are missing, if any; the numbers of images and steps are then unknown."""
+    class_weights: tuple[tuple[str, dict[str, float]], ...] = ()
+    """The losses with class weights, and the weights by class."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -55,6 +57,7 @@ class DryRun:
             "steps": self.steps * self.epochs,
             "precision": self.precision,
             "memory": {**self.memory.parts(), "total": self.memory.total},
+            "class_weights": [{"loss": n, "weights": w} for n, w in self.class_weights],
             "globs": [{"key": g.key, "glob": g.glob, "matches": g.weights} for g in self.globs],
         }
 
@@ -79,6 +82,15 @@ def dry_run(job: Job, fusion: FusionOptions = NO_FUSION) -> DryRun:
         globs=_match_globs(job),
         inventory=None if job.missing_data is not None else job.inventory,
         missing_data=job.missing_data,
+        class_weights=_name_class_weights(job),
+    )
+
+
+def _name_class_weights(job: Job) -> tuple[tuple[str, dict[str, float]], ...]:
+    calls, classes = job.recipe.loss.class_weights, job.dataset.classes
+    return tuple(
+        (calls[name].name, dict(zip(classes, map(float, weights), strict=True)))
+        for name, weights in job.class_weights.items()
     )
 
 
