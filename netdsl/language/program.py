@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -240,7 +241,7 @@ def parse_file(path: str, read: TextReader = read_text) -> s.File:
     named .net: other files may be private."""
     text = read(path)
     try:
-        return parse_any_format(text, path)
+        return parse_any_format(text, path, os.path.dirname(path))
     except NetError as e:
         places = [d.span.position for d in e.diagnostics if d.span]
         if is_net_file(path) or not places:
