@@ -316,7 +316,7 @@ def test_a_folder_in_one_table(netdsl: Any, tmp_path: Path) -> None:
         ("published(top1=0.9, top5=0.8)", "`top5` is less than `top1`"),
         ("published(top2=0.9)", "has no parameter `top2`"),
         ("published(top1=0.5), published(top5=0.6)", "`published` is given twice"),
-        ("published(0.5) == 0.5", "a test does not know `published`"),
+        ("published(0.5) == 0.5", "unknown name `published` in a test"),
     ],
 )
 def test_what_is_published_is_a_share(netdsl: Any, tmp_path: Path, fact: str, message: str) -> None:
