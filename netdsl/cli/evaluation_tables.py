@@ -37,8 +37,8 @@ def show_evaluation(report: EvaluationReport) -> None:
     echo(f"means over the {_noun(report, plural=True)}: {'  '.join(means.values())}")
     if report.score.ranking is None:
         echo(
-            f"ROC AUC and average precision need more than the {format_bytes(score_limit())} for "
-            f"scores, a share of {MEMORY_VARIABLE}"
+            f"ROC AUC and average precision need more memory for scores than "
+            f"{format_bytes(score_limit())}, a share of {MEMORY_VARIABLE}"
         )
     show_classes(report)
     show_confusion(report)
@@ -84,7 +84,7 @@ def show_confusion(report: EvaluationReport) -> None:
     else:
         _show_pairs(report)
     if report.unclassified:
-        echo(f"{report.unclassified:,} images are in no column: one of their scores is NaN")
+        echo(f"{report.unclassified:,} images are not counted: one of their scores is NaN")
 
 
 def _show_pairs(report: EvaluationReport) -> None:
@@ -97,7 +97,7 @@ def _show_pairs(report: EvaluationReport) -> None:
     hidden_pairs = pairs[_MAX_PAIRS:]
     if hidden_pairs:
         images = sum(count for _, _, count in hidden_pairs)
-        echo(f"and {len(hidden_pairs):,} more pairs of classes, {images:,} images in all")
+        echo(f"and {len(hidden_pairs):,} more pairs of classes, {images:,} images in total")
 
 
 def _show_matrix(report: EvaluationReport, confusion: Array) -> None:

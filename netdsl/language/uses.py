@@ -59,7 +59,8 @@ class NetTable:
             message = f"several files that {self.file} uses define a net `{name}`"
             notes = tuple(f"at {x.item.span}" for x in found)
             help = (
-                f"give one of them another name with `net my_{name} = {name}` in a file in between"
+                f"give only one of them another name with `net my_{name} = {name}` in a file in "
+                f"between"
             )
             raise NetError(Diagnostic(message, span, help, notes))
         return found[0]
