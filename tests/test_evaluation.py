@@ -247,7 +247,7 @@ def test_scores_that_do_not_fit_are_left_out(
     report = EvaluationReport(score, "test", CLASSES, np.diag([8, 8, 7]))
     with redirect_stdout(io.StringIO()) as printed:
         show_evaluation(report)
-    assert "ROC AUC and average precision need more than" in printed.getvalue()
+    assert "ROC AUC and average precision need more memory" in printed.getvalue()
     assert (report.means["roc_auc"], report.means["f1"]) == (None, 1.0)
 
 

@@ -154,7 +154,7 @@ class Program:
             if not known:
                 help = f"this file has no named {kind} section"
             if any(isinstance(i, s.Use) for i in self.items):
-                help = f"`use` brings no {kind} sections; {help}"
+                help = f"`use` does not import {kind} sections; {help}"
             if kind == "train" and self.has_net(name):
                 help = self._explain_net_as_recipe(name)
             raise fail(f"{self.name} contains no `{kind}` section called `{name}`", help=help)
@@ -295,7 +295,7 @@ def _check_sections(file: s.File, errors: Errors) -> None:
 
 def _parse_used_file(read: TextReader, target: str, directory: str) -> s.File:
     """Parses the file `target`, which a file in `directory` uses."""
-    folder = f"`{directory}`" if directory else "the current one"
+    folder = f"`{directory}`" if directory else "the current folder"
     path_help = f"the path is relative to the folder of the file that contains it, here {folder}"
 
     def read_with_help(path: str) -> str:
