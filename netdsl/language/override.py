@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from netdsl.errors import NetError, fail, suggest_name
 from netdsl.language import syntax as s
@@ -61,6 +62,7 @@ def override(
     settings: Sequence[str | Setting],
     net: str | None = None,
     used: UsedNets | None = None,
+    homes: Mapping[str, str] = MappingProxyType({}),
 ) -> s.File:
     """Returns `file` with each `key=value` applied.
 
@@ -68,7 +70,8 @@ def override(
     section of that name, `train.optimizer.lr` an argument within an entry. `NET.PARAM` sets a
     parameter of a net; a bare name sets one of `net`, or of the file's first net, else a constant
     of the file. A setting for a named section takes precedence over one for all sections. `used`
-    holds the nets of the files that `file` uses.
+    holds the nets of the files that `file` uses; `homes` says of names where they belong, for
+    messages.
     """
     names = {f"{i.kind}.{i.name}" for i in file.items if isinstance(i, s.Section) and i.name}
     parsed = [x if isinstance(x, Setting) else parse_setting(x) for x in settings]
@@ -77,7 +80,7 @@ def override(
         if kind in ("train", "data") and path:
             file = _set_entry(file, kind, path, setting.value, setting.key)
         else:
-            file = _set_param(file, setting.key, setting.value, net, used or {})
+            file = _set_param(file, setting.key, setting.value, net, used or {}, homes)
     return file
 
 
@@ -94,12 +97,26 @@ def _parse_value(setting: str, text: str, option: str) -> s.Expression:
             return parse_expression(text, before, "set")
         return parse_expression(text, f"{option} {before}")
     except NetError as e:
+        listed = _list_values(text)
+        if listed:
+            help = f"several values are a list in brackets: `{option} '{before}{listed}'`"
+            raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
         if not _UNQUOTED_TEXT.fullmatch(text):
             raise
         shell_example = f"{option} {_EXAMPLES[option][1]}"
         example = """{"train.freeze": '"conv1.*"'}""" if is_python else shell_example
         help = f"globs and paths have quotes of their own: {example}"
         raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
+
+
+def _list_values(text: str) -> str | None:
+    """The list that values separated by commas make; None if they make none."""
+    listed = f"[{text}]"
+    try:
+        parsed = parse_expression(listed, "", "set")
+    except NetError:
+        return None
+    return listed if isinstance(parsed, s.ListLiteral) and len(parsed.items) > 1 else None
 
 
 def _set_entry(file: s.File, kind: str, path: list[str], value: s.Expression, key: str) -> s.File:
@@ -148,7 +165,12 @@ def _set_argument(call: s.CallExpr | s.Name, name: str, value: s.Expression) -> 
 
 
 def _set_param(
-    file: s.File, key: str, value: s.Expression, net: str | None, used: UsedNets
+    file: s.File,
+    key: str,
+    value: s.Expression,
+    net: str | None,
+    used: UsedNets,
+    homes: Mapping[str, str],
 ) -> s.File:
     """Sets the default of a net's parameter, an argument of an instance, or a constant."""
     table = NetTable(file.span.source.name, own_nets(file), used)
@@ -165,7 +187,8 @@ def _set_param(
     sections = [i for i in file.items if isinstance(i, s.Section)]
     section_keys = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
     keys = [*parameter_names(table, target), *net_keys, *constants, *section_keys]
-    help = _suggest_entry(sections, key) or suggest_name(key, keys, "settings are")
+    help = _suggest_entry(sections, key) or homes.get(key)
+    help = help or suggest_name(key, keys, "settings are")
     raise fail(f"there is no setting called `{key}`", help=help)
 
 
