@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import accumulate
 
+from netdsl.foreign_words import (
+    find_advice,
+    find_counterpart,
+    is_without_counterpart,
+    normalize_word,
+)
 from netdsl.limits import MAX_KNOWN_NAMES, MAX_MESSAGE_CHARACTERS, MAX_NAME_CHARACTERS, MAX_NOTES
 from netdsl.text_escaping import escape_line, escape_text
 
@@ -164,189 +170,58 @@ def fail(
     return NetError(Diagnostic(message, span, help, tuple(notes)))
 
 
-_ALIASES = {
-    alias: name
-    for name, aliases in {
-        # layers
-        "fc": "dense linear affine fully_connected",
-        "conv": "conv2d convolution",
-        "convtranspose": "deconv conv_transpose conv2dtranspose convtranspose2d",
-        "depthwise": "dwconv depthwise_conv depthwiseconv2d",
-        "local": "locally_connected locallyconnected2d",
-        "maxpool": "pool max_pool maxpool2d maxpooling2d",
-        "avgpool": "avg_pool avgpool2d averagepooling2d",
-        "globalavgpool": "gap global_avg_pool globalaveragepooling2d",
-        "globalmaxpool": "global_max_pool globalmaxpooling2d globalmaxpool2d",
-        "batchnorm": "bn batch_norm batchnorm2d batchnormalization",
-        "groupnorm": "gn group_norm groupnormalization",
-        "layernorm": "ln layer_norm",
-        "rmsnorm": "rms_norm rmsnormalization",
-        "instancenorm": "instance_norm instancenorm2d",
-        "lrn": "localresponsenorm local_response_norm",
-        "scale": "layerscale layer_scale",
-        "drop_path": "droppath stochastic_depth stochasticdepth",
-        "shuffle": "channel_shuffle channelshuffle",
-        "pixel_shuffle": "pixelshuffle depth_to_space depthtospace",
-        "upsample": "interpolate upsampling2d resize upsamplingnearest2d",
-        "pad": "zeropadding2d zeropad2d constantpad2d padding",
-        "reshape": "view unflatten",
-        "add": "sum residual",
-        "mul": "multiply",
-        "sub": "subtract",
-        "concat": "cat concatenate",
-        "leaky_relu": "lrelu leakyrelu",
-        "silu": "swish",
-        "hardswish": "hard_swish hswish h_swish",
-        "hardsigmoid": "hard_sigmoid hsigmoid h_sigmoid",
-        "log_softmax": "logsoftmax",
-        "clamp": "clip clip_by_value",
-        # initialisers
-        "he": "kaiming kaiming_normal he_normal",
-        "he_uniform": "kaiming_uniform",
-        "lecun": "lecun_normal",
-        "xavier": "glorot glorot_uniform xavier_uniform",
-        "xavier_normal": "glorot_normal",
-        "trunc_normal": "truncated_normal",
-        "normal": "gaussian random_normal",
-        "uniform": "random_uniform",
-        "zeros": "zero",
-        # losses, schedules and optimizers
-        "cross_entropy": "crossentropyloss crossentropy categorical_crossentropy nll nllloss "
-        "nll_loss sparse_categorical_crossentropy softmax_cross_entropy softmaxwithloss",
-        "bce": "binary_crossentropy binary_cross_entropy bceloss bcewithlogitsloss",
-        "focal": "focal_loss focalloss categorical_focal_crossentropy",
-        "mse": "mseloss mean_squared_error l2 euclideanloss",
-        "cosine": "cosineannealinglr cosineannealing cosine_annealing cosinedecay cosine_decay",
-        "step": "steplr multisteplr multistep multi_step piecewise piecewiseconstantdecay",
-        "plateau": "reducelronplateau reduce_on_plateau",
-        "onecycle": "onecyclelr one_cycle 1cycle",
-        "poly": "polynomial polynomiallr polynomialdecay linear linearlr",
-        "inverse": "inv inversetimedecay",
-        # parameters and keys
-        "channels": "filters out_channels",
-        "kernel": "kernel_size",
-        "stride": "strides",
-        "multiplier": "depth_multiplier",
-        "factor": "scale_factor upscale_factor",
-        "to": "output_size size",
-        "low": "min",
-        "high": "max",
-        "init": "init_values",
-        "lr": "learning_rate",
-        "batch": "batch_size",
-        "source": "dataset",
-        "rate": "p drop_prob",
-        "validation": "val",
-        "clip": "grad_clip",
-        "schedule": "scheduler lr_schedule",
-        "patience": "early_stop early_stopping",
-        "best": "monitor save_best_only",
-        "accumulate": "grad_accumulation",
-        "augment": "augmentation",
-        # arguments of losses
-        "smoothing": "label_smoothing",
-        "class_weights": "class_weight weight pos_weight alpha",
-        # devices
-        "cuda": "gpu cuda:0 gpu:0 nvidia",
-    }.items()
-    for alias in aliases.split()
-}
-"""The words of other frameworks, in lower case, and what they are called here."""
-_ADVICE = {
-    **dict.fromkeys(
-        ("adaptiveavgpool", "adaptiveavgpool2d", "adaptive_avg_pool", "adaptive_avg_pool2d"),
-        "`avgpool(to=7x7)` gives images of 7x7; `globalavgpool` gives one pixel",
-    ),
-    **dict.fromkeys(
-        ("adaptivemaxpool", "adaptivemaxpool2d", "adaptive_max_pool", "adaptive_max_pool2d"),
-        "`maxpool(to=7x7)` gives images of 7x7; `globalmaxpool` gives one pixel",
-    ),
-    **dict.fromkeys(
-        ("pixel_unshuffle", "pixelunshuffle", "space_to_depth", "spacetodepth"),
-        "`pixel_shuffle` has no inverse here; a convolution whose kernel equals its stride, such "
-        "as `conv(64, 2x2, stride=2)`, combines the same pixels",
-    ),
-    **dict.fromkeys(
-        ("separableconv2d", "separable_conv", "separableconv", "sepconv"),
-        "it is two layers: `depthwise(3x3, pad=same, bias=no) -> conv(64, 1x1)`",
-    ),
-    **dict.fromkeys(
-        ("reflectionpad2d", "reflection_pad", "reflectionpad"),
-        "write `pad(height=1, width=1, mode=reflect)`",
-    ),
-    **dict.fromkeys(
-        ("replicationpad2d", "replication_pad", "replicationpad"),
-        "write `pad(height=1, width=1, mode=edge)`",
-    ),
-    **dict.fromkeys(
-        ("layernormalization", "layernorm2d", "channel_layernorm"),
-        "`layernorm(axis=channels)` normalises each pixel over its channels, `layernorm` each "
-        "sample over all its values",
-    ),
-    **dict.fromkeys(
-        ("cosine_restarts", "cosineannealingwarmrestarts", "cosinedecayrestarts", "sgdr"),
-        "there are no restarts; `cosine` falls once, over the whole run",
-    ),
-    **dict.fromkeys(
-        ("exponential", "exponentiallr", "exponentialdecay", "exp"),
-        "`step(at=range(1, 90), gamma=0.95)` multiplies the rate by 0.95 after each epoch",
-    ),
-    "upsamplingbilinear2d": "write `upsample(2, bilinear)`",
-    "hardtanh": "write `clamp(-1, 1)`",
-    "activation": "activations are separate layers: `conv(...) -> relu`",
-    "act": "activations are separate layers: `conv(...) -> relu`",
-    "shuffle": "training images are shuffled every epoch; `seed` determines the order",
-    "in_channels": "the input channels are inferred; give only the output `channels`",
-    "input_shape": "the shape belongs in `input(28x28x1)`",
-    "batch": "`batch` belongs in the `data` section",
-    "batch_size": "`batch` belongs in the `data` section",
-    "lr": "the learning rate belongs in the optimizer: `optimizer = sgd(lr=0.1)`",
-    "learning_rate": "the learning rate belongs in the optimizer: `optimizer = sgd(lr=0.1)`",
-    "momentum": "it belongs in the optimizer: `optimizer = sgd(lr=0.1, momentum=0.9)`",
-    "weight_decay": "it belongs in the optimizer: `optimizer = sgd(lr=0.1, weight_decay=1e-4)`",
-    **dict.fromkeys(
-        ("smoothing", "label_smoothing"),
-        "it belongs in the loss: `loss = cross_entropy(smoothing=0.1)`",
-    ),
-    **dict.fromkeys(
-        ("class_weights", "class_weight"),
-        "it belongs in the loss: `loss = cross_entropy(class_weights=balanced)`",
-    ),
-}
 _MAX_LISTED_NAMES = 40
-_PYTHON_LITERALS = {"true": "yes", "false": "no", "none": "no"}
+_PYTHON_LITERALS = {"true": "yes", "false": "no", "none": "no", "on": "yes", "off": "no"}
 
 
-def suggest_name(name: str, known: Iterable[str], label: str = "") -> str | None:
+def suggest_name(
+    name: str,
+    known: Iterable[str],
+    label: str = "",
+    kinds: Collection[str] = (),
+    taken: Collection[str] = (),
+) -> str | None:
     """Returns a help line that suggests the known name closest to `name`, or lists the known names
-    if they are few."""
+    if they are few. `kinds` are what a foreign word may stand for, the narrowest first; a name in
+    `taken` is not suggested, because it is given already."""
     names = sorted({n for n in known if len(n) <= MAX_NAME_CHARACTERS})
-    found = suggest_alias(name, names) or suggest_spelling(name, names)
+    found = suggest_alias(name, names, kinds, taken)
+    is_foreign = any(is_without_counterpart(name, kind) for kind in kinds)
+    if found is None and not is_foreign:
+        near = [n for n in names if n not in taken]
+        is_short = 0 < len(names) <= _MAX_LISTED_NAMES
+        found = suggest_spelling(name, near, NEAR_WORD if is_short else _SIMILAR_WORD)
     if found is None and 0 < len(names) <= _MAX_LISTED_NAMES:
-        return f"{label or 'known names'}: {', '.join(names)}"
+        start = "it has no counterpart here; " if is_foreign else ""
+        return f"{start}{label or 'known names'}: {', '.join(names)}"
     return found
 
 
-def suggest_alias(name: str, known: Iterable[str]) -> str | None:
+def suggest_alias(
+    name: str, known: Iterable[str], kinds: Collection[str] = (), taken: Collection[str] = ()
+) -> str | None:
     """Returns a help line for a name with different capitalization, or for another framework's
     name."""
-    names_by_lowercase = {n.lower(): n for n in known}
-    if (
-        name.lower() in _PYTHON_LITERALS
-        and _PYTHON_LITERALS[name.lower()] not in names_by_lowercase
-    ):
-        return f"write `{_PYTHON_LITERALS[name.lower()]}`"
-    alias = _ALIASES.get(name.lower(), name.lower())
-    return (
-        f"did you mean `{names_by_lowercase[alias]}`?"
-        if alias in names_by_lowercase
-        else _ADVICE.get(name.lower())
-    )
+    names = {normalize_word(n): n for n in known}
+    literal = _PYTHON_LITERALS.get(name.lower())
+    if literal and literal not in names:
+        return f"write `{literal}`"
+    found = names.get(normalize_word(name)) or find_counterpart(name, names)
+    if found is None:
+        return find_advice(name, kinds)
+    if found in taken:
+        return f"`{found}` is given already; remove `{name}`"
+    return f"did you mean `{found}`?"
 
 
-def suggest_spelling(name: str, known: Iterable[str]) -> str | None:
-    """Returns a help line that suggests the known name with the closest spelling, unless there are
-    too many to search."""
+_SAME_WORD, NEAR_WORD, _SIMILAR_WORD = 0.85, 0.72, 0.6
+"""Similarities, as difflib counts them, of a word to its misspelling, to one with two letters
+wrong, and to a word like it."""
+
+
+def suggest_spelling(name: str, known: Iterable[str], cutoff: float = _SIMILAR_WORD) -> str | None:
+    """Returns a help line that suggests the known name with the closest spelling, at least as
+    similar as `cutoff`, unless there are too many to search."""
     names_by_lowercase = {n.lower(): n for n in known if len(n) <= MAX_NAME_CHARACTERS}
     if len(name) > MAX_NAME_CHARACTERS or len(names_by_lowercase) > MAX_KNOWN_NAMES:
         return None
@@ -354,18 +229,13 @@ def suggest_spelling(name: str, known: Iterable[str]) -> str | None:
     found = get_close_matches(word, sorted(names_by_lowercase), n=1, cutoff=_SAME_WORD)
     found = found or [max(_names_within(word, names_by_lowercase), key=len, default="")]
     if not found[0]:
-        found = get_close_matches(word, sorted(names_by_lowercase), n=1, cutoff=_SIMILAR_WORD)
+        found = get_close_matches(word, sorted(names_by_lowercase), n=1, cutoff=cutoff)
     return f"did you mean `{names_by_lowercase[found[0]]}`?" if found else None
 
 
-_SAME_WORD, _SIMILAR_WORD = 0.85, 0.6
-"""Similarities, as difflib counts them, of a word to its misspelling and to a word like it."""
-
-
 def _names_within(word: str, known: Iterable[str]) -> Iterator[str]:
-    """The known names that are words of a compound, as `cosine` of `cosine_restarts`."""
-    parts = word.split("_")
-    return (n for n in known if len(n) > 3 and len(parts) > 1 and n in (parts[0], parts[-1]))
+    """The known names that a compound begins or ends with, as `cosine` of `cosine_restarts`."""
+    return (n for n in known if len(n) > 3 and (word.startswith(f"{n}_") or word.endswith(f"_{n}")))
 
 
 def internal_error(message: str) -> AssertionError:

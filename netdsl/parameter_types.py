@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from netdsl.limits import MAX_GLOBS, MAX_LIST_LENGTH
+from netdsl.errors import Diagnostic, NetError
+from netdsl.limits import MAX_ERRORS, MAX_GLOBS, MAX_LIST_LENGTH
 from netdsl.values import Size, Symbol, Value
 
 
@@ -176,7 +177,7 @@ class ListOf:
         if len(entries) > self.max_length:
             raise TypeMismatch(f"a list of at most {self.max_length:,} entries")
         try:
-            accepted = tuple(self.item_type.accept(e) for e in entries)
+            accepted = self._accept_entries(entries)
         except TypeMismatch as wanted:
             if isinstance(value, tuple):
                 raise TypeMismatch(f"a list whose entries are each {wanted}") from None
@@ -188,6 +189,19 @@ class ListOf:
         if self.length is not None and len(accepted) != self.length:
             raise TypeMismatch(f"a list of {self.length}")
         return accepted
+
+    def _accept_entries(self, entries: tuple[Value, ...]) -> tuple[Any, ...]:
+        """Raises NetError with what is wrong in each entry, not in the first alone."""
+        accepted: list[Any] = []
+        errors: list[Diagnostic] = []
+        for entry in entries:
+            try:
+                accepted.append(self.item_type.accept(entry))
+            except NetError as e:
+                errors += e.diagnostics
+        if errors:
+            raise NetError(*errors[:MAX_ERRORS])
+        return tuple(accepted)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,15 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from netdsl.errors import Diagnostic, NetError, Span, suggest_name, suggest_spelling
+from netdsl.errors import (
+    Diagnostic,
+    NetError,
+    Span,
+    suggest_alias,
+    suggest_name,
+    suggest_spelling,
+)
+from netdsl.foreign_words import find_advice, find_counterpart, normalize_word
 from netdsl.limits import MAX_ERRORS
 from netdsl.parameter_types import (
     AnyValue,
@@ -78,7 +86,7 @@ class CallOf:
         if record is None:
             message = f"unknown {self.noun} `{value.name}`"
             help = _explain_called_value(value)
-            help = help or suggest_name(value.name, self.table, "known names")
+            help = help or suggest_name(value.name, self.table, kinds=[self.noun])
             raise NetError(Diagnostic(message, value.span, help))
         bound = record.signature.bind(value.arguments, value.span)
         return BoundCall(value.name, record, bound, value.span)
@@ -136,7 +144,7 @@ class Signature:
             if len(errors) >= MAX_ERRORS:
                 break
             if param.name in given:
-                self._convert_argument(param, given[param.name], span, bound, errors)
+                self._convert_argument(param, given[param.name], arguments, span, bound, errors)
             elif partial or (has_name_errors and param.default is REQUIRED):
                 continue
             elif param.default is REQUIRED:
@@ -174,18 +182,45 @@ class Signature:
             name = name if name is not None else positional_names[index]
             if name not in names:
                 message = f"`{self.name}` has no {self.noun} `{name}`"
-                help = homes.get(name) or suggest_name(name, names, "it has")
+                help = self._suggest_parameter(name, arguments, homes)
                 errors.append(Diagnostic(message, where, help))
             elif name in given:
-                errors.append(Diagnostic(f"`{name}` is given twice", where))
+                help = self._explain_positions(arguments, name)
+                errors.append(Diagnostic(f"`{name}` is given twice", where, help))
             else:
                 given[name] = argument
         return given
+
+    def _suggest_parameter(
+        self, name: str, arguments: Sequence[Argument], homes: Mapping[str, str]
+    ) -> str | None:
+        """Suggests what to write instead of a name that is none of the parameters."""
+        names = [p.name for p in self.params]
+        is_own = suggest_alias(name, names) is not None
+        kinds = [f"{self.noun} of {self.name}", self.noun]
+        elsewhere = None if is_own else find_advice(name, kinds) or _find_home(name, homes)
+        positional = sum(a.name is None for a in arguments)
+        taken = [*names[:positional], *(a.name for a in arguments if a.name in names)]
+        return elsewhere or suggest_name(name, names, "it has", kinds, taken)
+
+    def _explain_positions(self, arguments: Sequence[Argument], name: str) -> str | None:
+        """Says which argument without a name has the value of a parameter that is given twice."""
+        values = [a.value for a in arguments if a.name is None]
+        names = [p.name for p in self.params]
+        if name not in names[: len(values)]:
+            return None
+        if names[0] == "channels" and name == names[1]:
+            call = f"{self.name}({format_value(values[1])}, ...)"
+            return f"the input channels are inferred; give only the output channels: `{call}`"
+        index = names.index(name)
+        value = format_value(values[index])
+        return f"{value} is `{name}` already, by its position: {self._format_usage()}"
 
     def _convert_argument(
         self,
         param: Param,
         argument: Argument,
+        arguments: Sequence[Argument],
         span: Span | None,
         bound: dict[str, Any],
         errors: list[Diagnostic],
@@ -196,12 +231,34 @@ class Signature:
         except TypeMismatch as wanted:
             value = format_value(argument.value)
             message = f"`{param.name}` of `{self.name}` must be {wanted}, not {value}"
-            errors.append(Diagnostic(message, where, self._suggest_fix(param, argument.value)))
+            help = self._suggest_order(param, argument, arguments)
+            help = help or self._suggest_fix(param, argument.value)
+            is_unnamed = argument.name is None and len(self.params) > 1
+            help = help or (self._format_usage() if is_unnamed else None)
+            errors.append(Diagnostic(message, where, help))
         except NetError as e:
             errors.extend(e.with_default_span(where).diagnostics)
 
+    def _suggest_order(
+        self, param: Param, argument: Argument, arguments: Sequence[Argument]
+    ) -> str | None:
+        """Suggests the first two arguments in the other order, if both were in each other's
+        place."""
+        pair = [a.value for a in arguments[:2] if a.name is None]
+        if len(pair) < 2 or argument is not arguments[0] or len(self.params) < 2:
+            return None
+        first, second = (p.type for p in self.params[:2])
+        if isinstance(pair[0], Symbol) or not (
+            _accepts(first, pair[1]) and _accepts(second, pair[0])
+        ):
+            return None
+        call = ", ".join(format_value(v) for v in reversed(pair))
+        return f"did you mean `{self.name}({call})`?"
+
     def _suggest_fix(self, param: Param, value: Value) -> str | None:
         """Suggests what to write instead of a value that a parameter rejects."""
+        if advice := self._advise_on_value(param, value):
+            return advice
         bare = _unquote(value)
         if bare is not None and _accepts(param.type, bare):
             return f"write `{format_value(bare)}` without quotes"
@@ -219,6 +276,22 @@ class Signature:
                 return near
         return suggest_for_value(value)
 
+    def _advise_on_value(self, param: Param, value: Value) -> str | None:
+        """What takes the place of a value that other frameworks would accept."""
+        if isinstance(value, Symbol) and value.name not in value.variables:
+            if any(value.name == p.name for p in self.params):
+                return f"`{value.name}` is a parameter: write `{value.name}=...`"
+            advice = find_advice(value.name, [f"value of {param.name}", "value"])
+            if advice:
+                return advice
+        if param.name in _SHARES and isinstance(value, int | float) and 2 <= value <= 100:
+            return f"it is a share, not a percentage: `{format_value(value / 100)}`"
+        bare = _unquote(value)
+        if bare is not None and _accepts(param.type, bare):
+            return None  # only the quotes are wrong
+        use = find_advice(f"{self.name}.{param.name}", ["use"])
+        return find_advice(self.name, ["argument"]) or use
+
     def _make_excess_error(self, arguments: Sequence[Argument], where: Span | None) -> Diagnostic:
         count = sum(not p.is_keyword_only for p in self.params)
         positional = "positional " if count < len(self.params) else ""
@@ -229,6 +302,12 @@ class Signature:
         if any(isinstance(a.value, Call) for a in arguments):
             help = f"layers are chained, not nested: `a -> {self.name}`"
             return Diagnostic(message, where, help)
+        words = [a.value.name for a in arguments if isinstance(a.value, Symbol)]
+        advice = [found for word in words if (found := find_advice(word, ["value"]))]
+        if own := find_advice(self.name, ["argument"]):
+            advice = [own]
+        if advice:
+            return Diagnostic(message, where, advice[0])
         if positional:
             help = f"{self._format_usage()}; the input size is always inferred"
             return Diagnostic(message, where, help)
@@ -251,6 +330,14 @@ class Signature:
         return f"{self.name}({inside})"
 
 
+def _find_home(name: str, homes: Mapping[str, str]) -> str | None:
+    """Says where a name belongs, or what it is called here."""
+    if name in homes:
+        return homes[name]
+    meant = find_counterpart(name, {normalize_word(n): n for n in homes})
+    return homes[meant] if meant else None
+
+
 def _size_help(numbers: Sequence[Argument]) -> str:
     """How to write numbers that were given one by one as a size."""
     sides = [a.span.text if a.span else str(a.value) for a in numbers]
@@ -263,11 +350,16 @@ def _size_help(numbers: Sequence[Argument]) -> str:
     return f"a computed size is a list{order}: `[{', '.join(sides)}]`"
 
 
+_SHARES = ("rate", "p")
+"""Parameters that are shares of 1, which other tools take as percentages."""
+
 _LITERALS_OF_PYTHON: Mapping[str, tuple[str, bool | None]] = {
     "true": ("yes", True),
     "false": ("no", False),
     "none": ("none", None),
     "null": ("none", None),
+    "on": ("yes", True),
+    "off": ("no", False),
 }
 """Literals of other languages in lower case, and how netdsl writes them."""
 
@@ -351,6 +443,8 @@ def _unquote(value: Value) -> Value:
         return None
     if re.fullmatch(r"\d{1,9}", value):
         return int(value)
+    if re.fullmatch(r"-?(\d{1,9}\.?\d{0,9}|\.\d{1,9})(e[-+]?\d{1,2})?", value):
+        return float(value)
     if re.fullmatch(r"\d{1,9}(x\d{1,9})+", value):
         return Size(tuple(map(int, value.split("x"))))
     return Symbol(value) if value.isidentifier() else None

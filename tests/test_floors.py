@@ -14,6 +14,7 @@ FLOORS = [
     "standard_streams",
     "interrupt",
     "limits",
+    "foreign_words",
     "errors",
     "environment",
     "optional_imports",

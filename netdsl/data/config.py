@@ -259,7 +259,12 @@ class DataConfig:
         channels = pixels.type.shape[-1]
         for what in (mean, std):
             if len(what) not in (1, channels):
-                raise fail(f"`normalize` has {len(what)} channels, the image has {channels}")
+                help = (
+                    "`by(mean=[0.5], std=[0.5])` takes numbers of your own, one for all channels "
+                    "or one for each"
+                )
+                message = f"`normalize` has {len(what)} channels, the image has {channels}"
+                raise fail(message, self.spans.get("normalize"), help=help)
         scale, shift = (
             tuple(1 / (255 * s) for s in std),
             tuple(m / s for m, s in zip(*_broadcast_channels(mean, std), strict=True)),

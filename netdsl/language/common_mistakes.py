@@ -276,6 +276,10 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
         )
     if context.token == "+" and context.can_end_layer:
         return Diagnostic("`+` does not join layers", context.span, "write `add { a | b }`")
+    last_name = re.match(r"(?:\.\w+)*\.((?!\d)\w+)", context.remaining_text)
+    if context.token == "." and last_name and _NAME.fullmatch(context.previous_token):
+        near = f"names stand alone, without a module: `{last_name[1]}`"
+        return context.unexpected_token(near)
     if context.token == "." and context.can_end_layer:
         return context.unexpected_token("layers have plain names: `conv`, `relu`")
     if context.token in ("-", ">") and context.can_end_layer:

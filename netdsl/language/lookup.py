@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from netdsl.errors import Span, fail, suggest_alias, suggest_spelling
+from netdsl.errors import NEAR_WORD, Span, fail, suggest_alias, suggest_spelling
 from netdsl.language import syntax as s
 from netdsl.language.characters import describe_foreign_letters
 from netdsl.language.evaluate import Function, InvalidValue, Unknown
@@ -60,12 +60,12 @@ def suggest_for_unknown_layer(name: str, labels: Iterable[str], program: Program
     if program.has_net(name):
         return f"`{name}` is a net; only blocks can be used as layers: put its body into a `block`"
     known = [*LAYERS, *program.blocks, *labels, "input"]
-    if suggestion := suggest_alias(name, known):
+    if suggestion := suggest_alias(name, known, ["layer"]):
         return suggestion
     define = f"define `block {name}(...) {{ ... }}`, or `use` the file that defines it"
     if letters := describe_foreign_letters(name):
         return letters
-    near = suggest_spelling(name, known)
+    near = suggest_spelling(name, known, NEAR_WORD)
     return f"{near} Otherwise {define}" if near else define
 
 

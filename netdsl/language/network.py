@@ -64,7 +64,9 @@ class Network:
     def find_node(self, path: str, span: Span | None = None) -> Node:
         """Returns the output node of a path. Raises NetError if there is no such path."""
         if path not in self.nodes_by_path:
-            help = self._similar_paths_help(path) or suggest_name(path, self.nodes_by_path)
+            help = self._similar_paths_help(path) or suggest_name(
+                path, self.nodes_by_path, "its places are"
+            )
             raise fail(f"`{self.name}` has no place `{path}`", span, help=help)
         return self.graph[self.nodes_by_path[path]]
 

@@ -1,0 +1,415 @@
+"""The words of other frameworks: what each is called here, or what takes its place.
+
+Words are compared without capitals and underscores: `MaxPool2d`, `max_pool2d` and `maxpool2d` are
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+
+def normalize_word(word: str) -> str:
+    """A word without capitals and underscores, as the tables have them."""
+    return word.lower().replace("_", "")
+
+
+def find_counterpart(word: str, known: Mapping[str, str]) -> str | None:
+    """What a foreign word is called here. `known` maps normalized words to the names that can
+    stand in its place."""
+    names = _COUNTERPARTS.get(normalize_word(word), ())
+    return next((known[n] for n in map(normalize_word, names) if n in known), None)
+
+
+def find_advice(word: str, kinds: Collection[str]) -> str | None:
+    """What takes the place of a foreign word that stands for a thing of one of these `kinds`,
+    such as `layer`, or `key of train`."""
+    key = normalize_word(word)
+    return next((_ADVICE[k][key] for k in kinds if key in _ADVICE.get(k, {})), None)
+
+
+def is_without_counterpart(word: str, kind: str) -> bool:
+    """Whether a word is known to mean something that does not exist here, however near its
+    spelling is to a name."""
+    return normalize_word(word) in _WITHOUT_COUNTERPART.get(kind, ())
+
+
+def _split(entries: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The pairs of a table whose keys or values list several words."""
+    return (
+        (normalize_word(word), text) for words, text in entries.items() for word in words.split()
+    )
+
+
+_LAYERS = {
+    "dense linear affine fully_connected connected inner_product ip lazy_linear": "fc",
+    "conv2d convolution convolutional": "conv",
+    "deconv conv_transpose conv2dtranspose convtranspose2d deconvolution deconvolutional": (
+        "convtranspose"
+    ),
+    "dwconv depthwise_conv depthwiseconv2d": "depthwise",
+    "locally_connected locallyconnected2d": "local",
+    "pool max_pool maxpool2d maxpooling2d pooling": "maxpool",
+    "avg_pool avgpool2d averagepooling2d average_pool": "avgpool",
+    "gap global_avg_pool globalaveragepooling2d global_pool": "globalavgpool",
+    "global_max_pool globalmaxpooling2d globalmaxpool2d": "globalmaxpool",
+    "bn batch_norm batchnorm1d batchnorm2d batchnormalization": "batchnorm",
+    "gn group_norm groupnormalization": "groupnorm",
+    "ln layer_norm": "layernorm",
+    "rms_norm rmsnormalization": "rmsnorm",
+    "instance_norm instancenorm2d": "instancenorm",
+    "localresponsenorm local_response_norm": "lrn",
+    "layerscale": "scale",
+    "droppath stochastic_depth": "drop_path",
+    "channel_shuffle": "shuffle",
+    "pixelshuffle depth_to_space": "pixel_shuffle",
+    "interpolate upsampling2d resize upsamplingnearest2d": "upsample",
+    "zeropadding2d zeropad2d constantpad2d padding": "pad",
+    "view unflatten": "reshape",
+    "sum residual skip": "add",
+    "multiply": "mul",
+    "subtract": "sub",
+    "cat concatenate": "concat",
+    "lrelu leakyrelu leaky": "leaky_relu",
+    "swish": "silu",
+    "hswish": "hardswish",
+    "hsigmoid": "hardsigmoid",
+    "logistic": "sigmoid",
+    "clip clip_by_value": "clamp",
+    "input_layer": "input",
+}
+_INITIALISERS = {
+    "kaiming kaiming_normal he_normal msra": "he",
+    "kaiming_uniform": "he_uniform",
+    "lecun_normal": "lecun",
+    "glorot glorot_uniform xavier_uniform": "xavier",
+    "glorot_normal": "xavier_normal",
+    "truncated_normal": "trunc_normal",
+    "gaussian random_normal randn": "normal",
+    "random_uniform": "uniform",
+    "zero": "zeros",
+    "one": "ones",
+}
+_TRAINING = {
+    "crossentropyloss crossentropy categorical_crossentropy nll nllloss "
+    "sparse_categorical_crossentropy softmax_cross_entropy softmaxwithloss": "cross_entropy",
+    "binary_crossentropy binary_cross_entropy bceloss bcewithlogitsloss": "bce",
+    "focal_loss categorical_focal_crossentropy": "focal",
+    "mseloss mean_squared_error l2 euclideanloss": "mse",
+    "cosineannealinglr cosineannealing cosinedecay": "cosine",
+    "steplr multisteplr multistep piecewise piecewiseconstantdecay": "step",
+    "reducelronplateau reduce_on_plateau": "plateau",
+    "onecyclelr 1cycle": "onecycle",
+    "polynomial polynomiallr polynomialdecay linear linearlr": "poly",
+    "inv inversetimedecay": "inverse",
+    "fixed none": "constant",
+    "momentum nesterov": "sgd",
+    "random_horizontal_flip horizontal_flip fliplr flip mirror": "hflip",
+    "random_erasing coarse_dropout": "cutout",
+    "crop": "random_crop",
+}
+_PARAMETERS = {
+    "filters out_channels num_output num_filters features": "channels",
+    "num_output num_classes out_features neurons classes": "units",
+    "kernel_size size pool_size window ksize filter_size": "kernel",
+    "strides": "stride",
+    "padding": "pad",
+    "group num_groups": "groups",
+    "use_bias bias_term": "bias",
+    "kernel_initializer weight_filler weight_init init initializer": "weight",
+    "dilation_rate": "dilation",
+    "depth_multiplier channel_multiplier": "multiplier",
+    "scale_factor upscale_factor": "factor",
+    "output_size size": "to",
+    "min": "low",
+    "max": "high",
+    "init_values init_value": "init",
+    "p drop_prob prob": "rate",
+    "negative_slope alpha": "slope",
+    "epsilon": "eps",
+    "ceil_mode": "ceil",
+    "count_include_pad": "include_pad",
+    "padding_mode interpolation": "mode",
+    "target_shape": "shape",
+    "length": "size",
+    "learning_rate lr0 initial_lr base_lr": "lr",
+    "l2 regularizer weight_regularizer": "weight_decay",
+    "use_nesterov nesterov_momentum": "nesterov",
+    "rho alpha": "decay",
+    "eta_min min_lr lr_min end_lr end_learning_rate": "end",
+    "milestones boundaries": "at",
+    "warmup_epochs": "warmup",
+    "pct_start": "rise",
+    "label_smoothing": "smoothing",
+    "class_weight weight pos_weight alpha": "class_weights",
+    "root dir directory": "path",
+}
+_KEYS = {
+    "batch_size": "batch",
+    "dataset": "source",
+    "val val_split validation_split split": "validation",
+    "grad_clip gradient_clip_val max_grad_norm clipnorm": "clip",
+    "scheduler lr_schedule lr_scheduler": "schedule",
+    "early_stop early_stopping": "patience",
+    "monitor save_best_only": "best",
+    "grad_accumulation gradient_accumulation_steps gradient_accumulation": "accumulate",
+    "augmentation transform transforms": "augment",
+    "num_epochs max_epochs n_epochs": "epochs",
+    "random_state random_seed manual_seed": "seed",
+    "criterion": "loss",
+    "save_every checkpoint_every save_freq": "keep_every",
+    "model network": "net",
+}
+_DEVICES = {"gpu cuda:0 gpu:0 nvidia": "cuda"}
+_TABLES = (_LAYERS, _INITIALISERS, _TRAINING, _PARAMETERS, _KEYS, _DEVICES)
+
+_COUNTERPARTS: dict[str, tuple[str, ...]] = {}
+"""Normalized foreign words, and the names that each may have here, the likeliest first."""
+for _table in _TABLES:
+    for _word, _name in _split(_table):
+        _COUNTERPARTS[_word] = (*_COUNTERPARTS.get(_word, ()), _name)
+
+_UNNEEDED = "remove it; "
+_ALL_CHANNELS = f"{_UNNEEDED}channels always come last"
+_READS_THE_LAST = (
+    "a layer reads the one before it; `x: conv(8, 3x3)` labels a value, from which a branch can "
+    "start: `add { x | conv(8, 1x1) }`"
+)
+_ACTIVATION = "activations are separate layers: `conv(...) -> relu`"
+_NORM = (
+    "the normalisations are `batchnorm`, `groupnorm`, `instancenorm`, `layernorm`, `rmsnorm` and "
+    "`lrn`"
+)
+_PIXELS = (
+    "pixels are scaled to 0..1 already; `normalize` in `data` subtracts a mean and divides by a "
+    "deviation"
+)
+_STATISTICS = "write `normalize = by(mean=[0.5], std=[0.5])` in `data`; it is no augmentation"
+_DECAY = "write `optimizer = sgd(lr=0.1, weight_decay=1e-4)`, which decays all weights"
+_FREEZE = '`freeze = "conv1.*"` in `train` keeps the weights of the layer labelled `conv1`'
+_WITHOUT_LOADER = f"{_UNNEEDED}images are read in the background"
+_SE = "`mul { identity | globalavgpool -> fc(8) -> relu -> fc(64) -> sigmoid -> reshape(1x1x64) }`"
+_WHOLE_RUN = "the schedule covers the whole run: its length is `epochs` in `train`"
+_EPOCHS = "a run is measured in `epochs`, passes over the training images"
+_RECORDED = (
+    "loss and accuracy are recorded every epoch; `best = max(val_accuracy)` chooses the epoch"
+)
+_MIXED = "write `precision = mixed`, which is bfloat16, or `mixed(float16)`"
+_UNSHUFFLE = (
+    "`pixel_shuffle` has no inverse here; a convolution whose kernel equals its stride, such as "
+    "`conv(64, 2x2, stride=2)`, combines the same pixels"
+)
+_OWN_DATA = '`folder("DIR")`, `arrays("FILE.npz")` and `csv("FILE.csv")` read data of your own'
+_CROP_SIZE = "remove it: a crop has the size of the net's input"
+
+_ADVICE: dict[str, dict[str, str]] = {
+    kind: dict(_split(entries))
+    for kind, entries in {
+        "layer": {
+            "adaptiveavgpool adaptiveavgpool2d": (
+                "`avgpool(to=7x7)` gives images of 7x7; `globalavgpool` gives one pixel"
+            ),
+            "adaptivemaxpool adaptivemaxpool2d": (
+                "`maxpool(to=7x7)` gives images of 7x7; `globalmaxpool` gives one pixel"
+            ),
+            "pixel_unshuffle space_to_depth reorg": _UNSHUFFLE,
+            "separableconv2d separable_conv sepconv": (
+                "it is two layers: `depthwise(3x3, pad=same, bias=no) -> conv(64, 1x1)`"
+            ),
+            "reflectionpad2d reflection_pad": "write `pad(height=1, width=1, mode=reflect)`",
+            "replicationpad2d replication_pad": "write `pad(height=1, width=1, mode=edge)`",
+            "layernormalization layernorm2d channel_layernorm": (
+                "`layernorm(axis=channels)` normalises each pixel over its channels, `layernorm` "
+                "each sample over all its values"
+            ),
+            "upsamplingbilinear2d": "write `upsample(2, bilinear)`",
+            "hardtanh": "write `clamp(-1, 1)`",
+            "activation act": _ACTIVATION,
+            "sequential module_list model": (
+                "chain the layers with `->`; a `block` names a chain that is used several times"
+            ),
+            "attention self_attention multi_head_attention transformer": (
+                "there is no attention over places; a gate weighs the channels: "
+                "`mul { identity | ... -> sigmoid }`"
+            ),
+            "se squeeze_excitation squeeze_excite se_block": f"write it as a gate: {_SE}",
+            "permute transpose": (
+                "there is nothing to permute: images are height x width x channels everywhere"
+            ),
+            "rescaling rescale normalize": _PIXELS,
+            "norm normalization": _NORM,
+            "shortcut": (
+                "write `add { conv(64, 3x3, pad=same) | identity }`; a label names an earlier "
+                "value: `add { x | identity }`"
+            ),
+            "route": "label the layers, `a: conv(8, 3x3)`, and join them: `concat { a | b }`",
+            "eltwise merge": "`add { a | b }`, `mul { a | b }` and `sub { a | b }` join branches",
+            "softmax_with_loss softmax_loss loss": (
+                "the loss belongs in `train`: `loss = cross_entropy`; a net ends in plain scores"
+            ),
+            "accuracy": _RECORDED,
+            "lstm gru rnn embedding": (
+                "there are no layers for sequences: a net takes one image at a time"
+            ),
+            "yolo region detection": "there is no object detection: a net classifies whole images",
+            "noise gaussian_noise": (
+                "there is no layer for noise; `dropout(0.1)` regularises, and so does `augment`"
+            ),
+            "dropout2d spatialdropout2d": (
+                "`dropout` zeroes single values; there is no layer that zeroes whole channels"
+            ),
+            "cropping2d crop": "write `slice(height=[1, 31], width=[1, 31])`",
+            "split chunk": (
+                "`slice(channels=[0, 8])` takes some channels; a label can be read several times"
+            ),
+            "squeeze unsqueeze expand_dims": "write `flatten`, or `reshape(1x1x64)`",
+            "lambda": "a `block` names layers of your own",
+            "conv1d conv3d": "images have two dimensions: write `conv(8, 3x3)`",
+        },
+        "parameter": {
+            "activation act": _ACTIVATION,
+            "batch_normalize batch_norm normalizer": (
+                "it is a separate layer: `conv(8, 3x3, bias=no) -> batchnorm`"
+            ),
+            "dropout": "it is a separate layer: `fc(64) -> dropout(0.5)`",
+            "in_channels in_features num_features input_dim": (
+                "remove it: the input size is inferred"
+            ),
+            "input_shape": "the shape belongs in `input(28x28x1)`",
+            "axis dim data_format": _ALL_CHANNELS,
+            "inplace": f"{_UNNEEDED}memory is reused wherever possible",
+            "bottom top input inputs from layers": _READS_THE_LAST,
+            "name": "a label names a layer: `conv1: conv(8, 3x3)`",
+            "requires_grad trainable frozen stopbackward": _FREEZE,
+            "lr_mult lr_scale learning_rate lr": (
+                '`lr_scale = [("conv1.*", 2)]` in `train` scales the rate of a labelled layer'
+            ),
+            "kernel_regularizer bias_regularizer activity_regularizer regularizer l2 "
+            "weight_decay decay_mult": _DECAY,
+            "kernel_constraint bias_constraint": "there are no constraints; " + _DECAY,
+            "bias_initializer bias_filler": "`bias` takes an initialiser: `bias=constant(0.1)`",
+            "seed": "`seed` belongs in `train`: every random number depends on it",
+            "keep_prob": "`rate` is the share that is zeroed: 1 - keep_prob",
+            "betas": "write `beta1=0.9, beta2=0.999`",
+            "decay": ("`weight_decay` pulls weights to zero; `schedule = inverse` lowers the rate"),
+            "dampening amsgrad foreach fused maximize track_running_stats": (
+                f"{_UNNEEDED}there is no such option"
+            ),
+            "clipnorm clipvalue global_clipnorm": "`clip = 1` in `train` limits the gradients",
+            "t_max total_steps max_steps max_iter decay_steps t_initial": _WHOLE_RUN,
+            "step_size": "list the epochs: `step(at=[30, 60, 90], gamma=0.1)`",
+            "warmup_steps": "`warmup` is a number of epochs",
+            "from_logits": f"{_UNNEEDED}a net ends in plain scores (logits)",
+            "reduction": f"{_UNNEEDED}the loss is the mean over the batch",
+        },
+        "key": {
+            "shuffle": "training images are shuffled every epoch; `seed` determines the order",
+            "num_workers workers pin_memory prefetch persistent_workers cache": (_WITHOUT_LOADER),
+            "drop_last": f"{_UNNEEDED}an epoch leaves out what does not fill a batch",
+            "l2 regularizer regularization decay": (
+                "it belongs in the optimizer: `optimizer = sgd(lr=0.1, weight_decay=1e-4)`"
+            ),
+            "betas beta1 beta2": "they belong in the optimizer: `adam(beta1=0.9, beta2=0.999)`",
+            "warmup warmup_epochs warmup_steps burn_in": (
+                "it belongs in the schedule, in epochs: `schedule = cosine(warmup=5)`"
+            ),
+            "gamma lr_decay step_size milestones lr_policy": (
+                "it belongs in the schedule: `schedule = step(at=[30, 60], gamma=0.1)`"
+            ),
+            "device gpu gpus cuda accelerator": (
+                "it is an option: `netdsl train FILE --device cuda`"
+            ),
+            "output_dir out save_dir log_dir checkpoint_dir save_path": (
+                "it is an option: `netdsl train FILE --out DIR`"
+            ),
+            "resume resume_from": "it is a command: `netdsl train --resume DIR`",
+            "checkpoint": (
+                '`init = weights("FILE")` starts from weights; `netdsl train --resume DIR` resumes '
+                "a run"
+            ),
+            "pretrained weights load_weights": 'write `init = weights("FILE")`',
+            "amp fp16 bf16 mixed_precision half": _MIXED,
+            "steps iterations max_iter max_steps max_batches steps_per_epoch": _EPOCHS,
+            "metric metrics": _RECORDED,
+            "val_every log_every eval_every val_interval log_interval validation_freq": (
+                f"{_UNNEEDED}every epoch is validated and recorded"
+            ),
+            "verbose": "it is an option of the command; see `netdsl train --help`",
+            "callbacks": "`patience`, `best`, `schedule` and `keep_every` take their place",
+            "dropout": "it is a layer of the net: `fc(64) -> dropout(0.5)`",
+            "image_size img_size input_size input_shape imgsz target_size": (
+                "the net's input determines it: `input(224x224x3)`; pictures of other sizes need "
+                "`augment = [random_resized_crop]` and `eval_transform = [resize, center_crop]`"
+            ),
+            "mean std": "write `normalize = by(mean=[0.5], std=[0.5])`",
+            "rescale": _PIXELS,
+            "root path data_dir dir train_dir": _OWN_DATA,
+            "classes num_classes class_names": (
+                f"{_UNNEEDED}the data determine the classes, the last layer their number: `fc(10)`"
+            ),
+        },
+        "augmentation": {
+            "to_tensor totensorv2 to_image to_dtype rescale": (
+                "remove it: pixels are scaled to 0..1 already"
+            ),
+            "normalize": _STATISTICS,
+        },
+        "source": {"cifar100": f"there is no built-in CIFAR-100; {_OWN_DATA}"},
+        "precision": {
+            "float16 fp16 half 16": "write `mixed(float16)`",
+            "bfloat16 bf16 amp auto mixed_float16 mixed_bfloat16": _MIXED,
+            "float32 fp32 single 32": "write `full`",
+        },
+        "schedule": {
+            "cosine_restarts cosineannealingwarmrestarts cosinedecayrestarts sgdr": (
+                "there are no restarts; `cosine` falls once, over the whole run"
+            ),
+            "exponential exponentiallr exponentialdecay exp": (
+                "`step(at=range(1, 90), gamma=0.95)` multiplies the rate by 0.95 after each epoch"
+            ),
+            "warmup linear_warmup": "every schedule takes it, in epochs: `cosine(warmup=5)`",
+        },
+        "fact": {
+            "flops": "`macs` counts multiply-accumulates, each of which is two operations",
+        },
+        "value": {
+            "relu leaky leaky_relu tanh sigmoid gelu silu swish elu selu mish softmax": _ACTIVATION,
+            "params parameters model": (
+                "the optimizer updates all weights; `freeze` in `train` leaves some out"
+            ),
+        },
+        "value of pad": {"valid": "write `pad=0`, which is Keras's `valid`"},
+        "value of lr": {
+            "cosine step poly plateau onecycle constant inverse exponential": (
+                "how the rate changes is a key of `train`: `schedule = cosine`"
+            ),
+        },
+        "argument": {"center_crop random_resized_crop": _CROP_SIZE},
+        "use": {
+            **dict.fromkeys(
+                ("conv.pad", "maxpool.pad", "avgpool.pad", "depthwise.pad", "local.pad"),
+                "`pad=1` is the same on all sides, `pad=1x2` has height and width, "
+                "`pad=[1, 1, 2, 2]` is top, bottom, left, right",
+            ),
+            "data.source": _OWN_DATA,
+            "data.normalize": (
+                "write `by(mean=[0.5], std=[0.5])` with one number for each channel, or one for all"
+            ),
+            "train.init": 'write `init = weights("FILE")`',
+            "train.best": "write `best = max(val_accuracy)`",
+        },
+    }.items()
+}
+"""What takes the place of normalized foreign words, by what they stand for."""
+
+_WITHOUT_COUNTERPART: dict[str, frozenset[str]] = {
+    kind: frozenset(map(normalize_word, words.split()))
+    for kind, words in {
+        "augmentation": "vflip random_vertical_flip vertical_flip rotation random_rotation "
+        "random_affine rand_augment auto_augment trivial_augment augmix gaussian_blur grayscale "
+        "random_grayscale random_perspective random_zoom mosaic",
+        "optimizer": "nadam radam adamax adagrad adadelta lamb lion lbfgs ftrl adafactor",
+        "loss": "hinge kl kldiv l1 mae huber ctc triplet dice iou contrastive",
+        "source": "svhn stl10 imagenet coco food101 emnist kmnist",
+    }.items()
+}
