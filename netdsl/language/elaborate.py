@@ -39,7 +39,7 @@ from netdsl.language.network_builder import (
     ShrinkSettings,
     shrink_settings,
 )
-from netdsl.language.program import Program, bind_arguments, resolve_instance
+from netdsl.language.program import Program, bind_arguments, bind_net
 from netdsl.language.shrink import shrink_network
 from netdsl.limits import MAX_CALL_DEPTH, MAX_REPEATS
 from netdsl.parameter_types import Float, Shape
@@ -63,18 +63,7 @@ def elaborate(
     ensure_recursion_limit()
     budget = budget or Budget()
     net_name = program.resolve_net_name(name)
-    net, arguments_by_name = resolve_instance(program, net_name, budget)
-    span = program.net_table.find(net_name).item.span
-    missing = [p.name for p in net.params if p.default is None and p.name not in arguments_by_name]
-    if missing:
-        values = ", ".join(f"{name}=VALUE" for name in missing)
-        raise fail(
-            f"`{net_name}` needs {' and '.join(f'`{name}`' for name in missing)}",
-            span,
-            help=f"set it with {' '.join(f'`--set {name}=VALUE`' for name in missing)}, or write "
-            f"`net my = {net_name}({values})`",
-        )
-    variables = bind_arguments(program, net, tuple(arguments_by_name.values()), span, budget)
+    net, variables = bind_net(program, net_name, budget)
     return _Elaborator(program, settings, budget).run(net_name, net, variables)
 
 

@@ -339,6 +339,21 @@ def bind_arguments(
     return bind_params(signature, item.params, arguments, span, program.top_level, budget)
 
 
+def bind_net(program: Program, name: str, budget: Budget) -> tuple[s.Net, dict[str, Value]]:
+    """Returns the net behind a name, and the values of its parameters. Raises NetError if one has
+    none."""
+    net, arguments = resolve_instance(program, name, budget)
+    span = program.net_table.find(name).item.span
+    missing = [p.name for p in net.params if p.default is None and p.name not in arguments]
+    if missing:
+        settings = " ".join(f"--set {x}=VALUE" for x in missing)
+        values = ", ".join(f"{x}=VALUE" for x in missing)
+        help = f"set it with `{settings}`, or write `net my = {name}({values})`"
+        names = " and ".join(f"`{x}`" for x in missing)
+        raise fail(f"`{name}` needs {names}", span, help=help)
+    return net, bind_arguments(program, net, tuple(arguments.values()), span, budget)
+
+
 def resolve_instance(
     program: Program, name: str, budget: Budget
 ) -> tuple[s.Net, dict[str, Argument]]:
