@@ -297,6 +297,8 @@ def _parse_used_file(read: TextReader, target: str, directory: str) -> s.File:
     """Parses the file `target`, which a file in `directory` uses."""
     folder = f"`{directory}`" if directory else "the current one"
     path_help = f"the path is relative to the folder of the file that contains it, here {folder}"
+    if not target.endswith(SUFFIX):
+        path_help = f'did you mean `use "{target}{SUFFIX}"`? {path_help}'
 
     def read_with_help(path: str) -> str:
         try:
@@ -343,15 +345,16 @@ def bind_net(program: Program, name: str, budget: Budget) -> tuple[s.Net, dict[s
     """Returns the net behind a name, and the values of its parameters. Raises NetError if one has
     none."""
     net, arguments = resolve_instance(program, name, budget)
-    span = program.net_table.find(name).item.span
+    item = program.net_table.find(name).item
     missing = [p.name for p in net.params if p.default is None and p.name not in arguments]
     if missing:
         settings = " ".join(f"--set {x}=VALUE" for x in missing)
         values = ", ".join(f"{x}=VALUE" for x in missing)
-        help = f"set it with `{settings}`, or write `net my = {name}({values})`"
+        instance = (name, item.base) if isinstance(item, s.Instance) else ("my", name)
+        help = f"set it with `{settings}`, or write `net {instance[0]} = {instance[1]}({values})`"
         names = " and ".join(f"`{x}`" for x in missing)
-        raise fail(f"`{name}` needs {names}", span, help=help)
-    return net, bind_arguments(program, net, tuple(arguments.values()), span, budget)
+        raise fail(f"`{name}` needs {names}", item.span, help=help)
+    return net, bind_arguments(program, net, tuple(arguments.values()), item.span, budget)
 
 
 def resolve_instance(
