@@ -116,7 +116,7 @@ def test_a_join_is_that_of_the_branches_that_are_left(join: str, kept: int) -> N
     text = " | ".join(f"{a} if {c}" for a, c in zip(layers, conditions, strict=True))
     left = [a for a, c in zip(layers, conditions, strict=True) if c == "yes"]
     if not left:
-        with pytest.raises(NetError, match=f"every branch of `{join}` is left out"):
+        with pytest.raises(NetError, match=f"all branches of `{join}` are left out"):
             layer_paths(image_net(f"{join} {{ {text} }}"))
         return
     plain = f"{join} {{ {' | '.join(left)} }}" if len(left) > 1 else left[0]
@@ -134,7 +134,7 @@ def test_an_error_in_a_condition_is_reported_once() -> None:
         layer_paths(image_net("add { relu if 3 | tanh if m > 2 | identity } -> conv(in.channels)"))
     messages = [d.message for d in e.value.diagnostics]
     assert messages == [
-        "a condition is `yes` or `no`, not 3",
+        "a condition must be `yes` or `no`, not 3",
         "a number is needed here, not m",
     ]
 

@@ -352,7 +352,7 @@ def test_a_folder_in_one_table(netdsl: Any, tmp_path: Path) -> None:
         ("published(top1=0.5, test=[256, 0])", "`test` of `published` must be"),
         ("published(0.5, crops=10, dense)", "`published` takes"),
         ("publish(0.5)", "did you mean `published`?"),
-        ("published(0.5) == 0.5", "a test does not know `published`"),
+        ("published(0.5) == 0.5", "unknown name `published` in a test"),
     ],
 )
 def test_what_is_published_is_a_share(netdsl: Any, tmp_path: Path, fact: str, message: str) -> None:

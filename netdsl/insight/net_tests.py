@@ -228,7 +228,7 @@ def _evaluate_expectation(context: QueryContext, e: s.Expression) -> Expectation
         number, number_span = grouped_number
         help = f"write `{number.replace(',', '_')}`"
         raise fail("a comma ends an expectation; group thousands with `_`", number_span, help=help)
-    help = "compare something: `params == 61_706`, `macs ~ 1.8e9`; or write `gradients`, "
+    help = "write a comparison: `params == 61_706`, `macs ~ 1.8e9`; or write `gradients`, "
     help += '`equal("a", "b")` or `not equal("a", "b")`'
     if isinstance(operand, s.CallExpr | s.Name):
         names = ("gradients", EQUAL_SIGNATURE.name, PUBLISHED_SIGNATURE.name)
@@ -272,7 +272,7 @@ def _check_equality(
     a, b = (context.network.find_node(p).type.shape[1:] for p in places)
     if a != b:
         raise fail(
-            f"`{places[0]}` gives {dims(a)} and `{places[1]}` {dims(b)}, which are never equal",
+            f"`{places[0]}` gives {dims(a)} and `{places[1]}` {dims(b)}, which can never be equal",
             e.span,
             help="both places must have the same shape; `slice` takes a part",
         )
@@ -310,10 +310,10 @@ def _evaluate_operand(context: QueryContext, e: s.Expression) -> Any:
             message = f"`{value.name}` is known only after training"
             recipe = "`train { expect test_accuracy >= 0.9 }`"
             raise fail(
-                message, value.span, help=f"what a run must reach belongs in its recipe: {recipe}"
+                message, value.span, help=f"the goals of a run belong in its recipe: {recipe}"
             )
         help = suggest_name(value.name, _KNOWN_NAMES, "known names")
-        raise fail(f"a test does not know `{value.name}`", e.span, help=help)
+        raise fail(f"unknown name `{value.name}` in a test", e.span, help=help)
     return value.dims if isinstance(value, Size) else value
 
 

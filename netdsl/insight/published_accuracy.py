@@ -93,7 +93,7 @@ class _ShareKind:
 
 
 @dataclass(frozen=True)
-class _ShortTextKind:
+class _ReporterKind:
     """A short text."""
 
     def accept(self, value: Value) -> str:
@@ -133,7 +133,7 @@ PUBLISHED_SIGNATURE = Signature(
         ),
         Param(
             "source",
-            _or_none(_ShortTextKind()),
+            _or_none(_ReporterKind()),
             None,
             'who reports it: `"paper, table 3"`',
             is_keyword_only=True,

@@ -154,7 +154,7 @@ class Program:
             if not known:
                 help = f"this file has no named {kind} section"
             if any(isinstance(i, s.Use) for i in self.items):
-                help = f"`use` brings no {kind} sections; {help}"
+                help = f"`use` does not import {kind} sections; {help}"
             if kind == "train" and self.has_net(name):
                 help = self._explain_net_as_recipe(name)
             raise fail(f"{self.name} contains no `{kind}` section called `{name}`", help=help)
@@ -295,7 +295,7 @@ def _check_sections(file: s.File, errors: Errors) -> None:
 
 def _parse_used_file(read: TextReader, target: str, directory: str) -> s.File:
     """Parses the file `target`, which a file in `directory` uses."""
-    folder = f"`{directory}`" if directory else "the current one"
+    folder = f"`{directory}`" if directory else "the current folder"
     path_help = f"the path is relative to the folder of the file that contains it, here {folder}"
     if not target.endswith(SUFFIX):
         path_help = f'did you mean `use "{target}{SUFFIX}"`? {path_help}'
@@ -341,28 +341,13 @@ def bind_arguments(
     return bind_params(signature, item.params, arguments, span, program.top_level, budget)
 
 
-def bind_net(program: Program, name: str, budget: Budget) -> tuple[s.Net, dict[str, Value]]:
-    """Returns the net behind a name, and the values of its parameters. Raises NetError if one has
-    none."""
-    net, arguments = resolve_instance(program, name, budget)
-    item = program.net_table.find(name).item
-    missing = [p.name for p in net.params if p.default is None and p.name not in arguments]
-    if missing:
-        settings = " ".join(f"--set {x}=VALUE" for x in missing)
-        values = ", ".join(f"{x}=VALUE" for x in missing)
-        instance = (name, item.base) if isinstance(item, s.Instance) else ("my", name)
-        help = f"set it with `{settings}`, or write `net {instance[0]} = {instance[1]}({values})`"
-        names = " and ".join(f"`{x}`" for x in missing)
-        raise fail(f"`{name}` needs {names}", item.span, help=help)
-    return net, bind_arguments(program, net, tuple(arguments.values()), item.span, budget)
-
-
 def resolve_instance(
     program: Program, name: str, budget: Budget
 ) -> tuple[s.Net, dict[str, Argument]]:
     """Returns the net behind a name, and the arguments from its instances, by parameter name.
 
-    An instance of an instance overrides its arguments. Raises NetError on a cycle.
+    An instance of an instance overrides its arguments. Raises NetError on a cycle, or if a
+    parameter has no value.
     """
     seen: list[s.Instance] = []
     argument_lists: list[tuple[Argument, ...]] = []
@@ -383,4 +368,21 @@ def resolve_instance(
     for arguments in reversed(argument_lists):
         signature.bind(arguments, span, partial=True)
         arguments_by_name |= {a.name: a for a in name_arguments(item.params, arguments) if a.name}
+    _check_parameters(program.net_table.find(name).item, item, arguments_by_name)
     return item, arguments_by_name
+
+
+def _check_parameters(named: NetItem, net: s.Net, given: Mapping[str, Argument]) -> None:
+    """Raises NetError if a parameter of the net behind an item has neither a default nor a
+    value."""
+    missing = [p.name for p in net.params if p.default is None and p.name not in given]
+    if not missing:
+        return
+    settings = " ".join(f"--set {p}=VALUE" for p in missing)
+    values = ", ".join(f"{p}=VALUE" for p in missing)
+    new, base = (named.name, named.base) if isinstance(named, s.Instance) else ("my", named.name)
+    raise fail(
+        f"`{named.name}` needs {' and '.join(f'`{p}`' for p in missing)}",
+        named.span,
+        help=f"set it with `{settings}`, or write `net {new} = {base}({values})`",
+    )

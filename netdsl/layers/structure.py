@@ -96,7 +96,7 @@ def _constant(site: Site, x: Node, value: tuple[float, ...]) -> Node:
     c = channel_count(x)
     if len(value) not in (1, c):
         raise fail(
-            f"`constant` has {len(value)} values, but {c} channels flow in",
+            f"`constant` has {len(value)} values, but the input has {c} channels",
             help="give one number, or a list with one for each channel",
         )
     constant = site.b.const(value if len(value) > 1 else value[0])

@@ -81,7 +81,7 @@ def find_pytorch_order(subject: Subject) -> Iterator[Finding]:
                 f"`{layer.call}` has {given['channels']} channels, as many as its input, and a "
                 f"kernel of {kernel} with stride {stride}",
                 layer.span,
-                f"input channels are never given: did you mean `{layer.layer_type}({meant})`?",
+                f"input channels are always inferred: did you mean `{layer.layer_type}({meant})`?",
             )
 
 
@@ -178,8 +178,8 @@ def find_channel_fans(subject: Subject) -> Iterator[Finding]:
         for name, value in layer.arguments.items():
             if name != "weight" and isinstance(value, BoundCall) and value.record.needs == "fans":
                 yield Finding(
-                    f"`{name}={value}` of `{layer.layer_type}`: one value for each channel has no "
-                    "fans, and the number of channels stands for them",
+                    f"`{name}={value}` of `{layer.layer_type}`: a vector with one value per "
+                    f"channel has no fans, so the number of channels is used instead",
                     layer.span,
                     CHANNEL_INITIALISER_HELP,
                 )
