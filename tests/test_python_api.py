@@ -250,7 +250,7 @@ def test_pictures_are_predicted_as_by_the_command(
     paths = [tmp_path / f"{i}.png" for i in range(len(shapes))]
     for path, picture in zip(paths, pictures, strict=True):
         Image.fromarray(picture).save(path)
-    wanted = Predictor(folder / "run", open_backend("cpu")).predict(paths)
+    wanted = list(Predictor(folder / "run", open_backend("cpu")).predict(paths))
     opened = [Image.open(path) for path in paths]
     mixed = [str(paths[0]), opened[1], pictures[2]]
     for given_pictures in (paths, opened, pictures, mixed, tuple(map(str, paths))):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from netdsl.data.inventory import abbreviate
-from netdsl.data.pictures import is_picture
+from netdsl.data.pictures import UNREAD_SUFFIXES, is_picture
 from netdsl.errors import fail
 
 PICTURE_SUFFIXES = (
@@ -16,6 +17,8 @@ PICTURE_SUFFIXES = (
     *[".tif", ".tiff", ".webp"],
 )
 """Files with these suffixes must be pictures; the contents of other files are inspected."""
+MAX_PICTURES = 1_000_000
+"""The most pictures of a folder that are predicted."""
 SYSTEM_FOLDERS = ("__MACOSX", "__pycache__")
 MAX_NON_PICTURES = 20_000
 """The most files and folders other than pictures that a link out of the data folder may lead to."""
@@ -127,6 +130,31 @@ class _FolderScan:
         if self.non_picture_count > MAX_NON_PICTURES:
             many = f"over {MAX_NON_PICTURES:,} files and folders that are not pictures"
             raise fail(f"{link} is a link to {many}", help="link to a folder with only pictures")
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder and in its subfolders, sorted, each folder once. Raises NetError if
+    there are none, or more than MAX_PICTURES."""
+    whole = folder.resolve()
+    if whole == Path(whole.anchor):
+        raise fail(f"{folder} holds everything on this machine", help="name a folder of pictures")
+    scan = _FolderScan(whole.parent, whole.name, IgnoredFiles(whole), {})
+    found = sorted(islice(scan.find(), MAX_PICTURES + 1))
+    if not found:
+        raise fail(f"{folder} holds no pictures", help=describe_unread_formats(folder))
+    if len(found) > MAX_PICTURES:
+        message = f"{folder} holds more than {MAX_PICTURES:,} pictures"
+        raise fail(message, help="name the folders in it one by one")
+    return [folder / Path(name).relative_to(whole.name) for name in found]
+
+
+def describe_unread_formats(folder: Path) -> str | None:
+    """What to do if a folder holds pictures only in formats that are not read."""
+    suffixes = {path.suffix.lower() for path in list_files(folder)} & UNREAD_SUFFIXES
+    if not suffixes:
+        return None
+    kinds = ", ".join(sorted(s[1:].upper() for s in suffixes))
+    return f"it holds {kinds} pictures, a format that is not read: convert them to JPEG or PNG"
 
 
 def has_pictures(folder: Path) -> bool:
