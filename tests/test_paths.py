@@ -136,6 +136,17 @@ def test_what_is_wrong_with_a_path(
     assert help in e.value.render()
 
 
+def test_a_folder_that_may_not_be_searched(nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the superuser, who runs many tests, there is none."""
+
+    def deny(path: Any) -> Any:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("netdsl.data.path_lookup.os.stat", deny)
+    advice = PathLookup("locked/pets").advise()
+    assert advice == "you may not read locked: check its permissions"
+
+
 NAMES = st.lists(st.sampled_from(["a", "b", "..", "c.npz"]), min_size=1, max_size=4)
 
 

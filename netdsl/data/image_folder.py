@@ -163,7 +163,8 @@ def _check_siblings(
         if not has_pictures(sibling):
             ignored_files.add(sibling, "a folder without pictures, beside the parts")
         elif match_part(name):
-            ignored_files.add(sibling, "its pictures are not in a class folder")
+            reason = "its pictures are not in a class folder; `netdsl predict` takes such a folder"
+            ignored_files.add(sibling, reason)
         elif len(parts) == 1:
             message = f"{parts[0]} may be a part, or a class like {name} beside it"
             help = f"move {name} away, or {parts[0].name}'s own folders: it takes {_FOLDERS_HELP}"
