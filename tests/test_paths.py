@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from netdsl.data.array_advice import describe_doubts
 from netdsl.data.path_lookup import PathLookup, expand_home, spell_path
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError, Source, Span, fail
@@ -294,6 +296,22 @@ def test_channels_first_are_noticed(tmp_path: Path, netdsl: Any) -> None:
         assert found == code
         assert "images.transpose(0, 2, 3, 1)" in out + err
         assert "input(3x9x9)`" not in err
+
+
+def test_floats_of_the_range_of_bytes_are_noticed() -> None:
+    images = np.zeros((2, 9, 9, 3), np.float32)
+    assert describe_doubts(images) == ()
+    images[1, 0, 0, 0] = 255
+    (doubt,) = describe_doubts(images)
+    assert doubt.startswith("the images are floats up to 255; `images / 255`")
+
+
+def test_a_text_keeps_its_place() -> None:
+    """As a copy too, as threads and pickles of recipes make them."""
+    span = Span(Source("x.net", "abc", "nets"), 0, 1)
+    text = copy.copy(Text("pets", span))
+    assert text == "pets"
+    assert PathLookup(text).candidates == (Path("nets/pets"), Path("pets"))
 
 
 def test_pictures_in_a_format_that_is_not_read(tmp_path: Path) -> None:
