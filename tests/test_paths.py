@@ -68,7 +68,9 @@ def test_a_run_finds_its_data_and_weights_from_anywhere(
     assert code == 2
     assert f"there is no folder {nets / 'pets'}" in err
     assert netdsl("eval", run, "--data", ".", *DEVICE)[0] == 0
-    code, _, err = netdsl("train", "--resume", run, "--data", ".", "--set", "train.epochs=3")
+    code, _, err = netdsl(
+        "train", "--resume", run, "--data", ".", "--set", "train.epochs=3", *DEVICE
+    )
     assert code == 0
     assert f'source = folder(path="{nets.parent / "pets"}")' in Path(run, "recipe.net").read_text()
 
