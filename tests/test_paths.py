@@ -341,14 +341,18 @@ def test_folders_are_predicted(nets: Path, netdsl: Any) -> None:
     assert [row.partition(",")[0] for row in rows] == names
     bad = nets / "pets" / "red" / "bad.png"
     bad.write_text("no picture")
+    for name in ("photo.heic", "notes.txt"):
+        (nets / "pets" / "red" / name).write_text("no picture")
     code, out, err = netdsl(
         "predict", "run", "none.png", "../nets/pets/red", "--csv", "some.csv", *DEVICE
     )
     assert code == 2
     assert len(out.splitlines()) == 4
+    assert "photo.heic is not a readable picture" in err
+    assert "help: convert it to JPEG or PNG" in err
     assert "there is no picture none.png" in err
     assert "bad.png is not a readable picture" in err
-    assert len(Path("some.csv").read_text().splitlines()) == 7
+    assert len(Path("some.csv").read_text().splitlines()) == 8
     code, out, _ = netdsl("predict", "run", "none.png", names[0], "--json", *DEVICE)
     assert code == 2
     first, second = json.loads(out)
