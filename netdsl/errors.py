@@ -268,8 +268,8 @@ _ADVICE = {
     ),
     **dict.fromkeys(
         ("pixel_unshuffle", "pixelunshuffle", "space_to_depth", "spacetodepth"),
-        "`pixel_shuffle` has no inverse here; a convolution with as large a kernel as stride, "
-        "`conv(64, 2x2, stride=2)`, combines the same pixels",
+        "`pixel_shuffle` has no inverse here; a convolution whose kernel equals its stride, such "
+        "as `conv(64, 2x2, stride=2)`, combines the same pixels",
     ),
     **dict.fromkeys(
         ("separableconv2d", "separable_conv", "separableconv", "sepconv"),

@@ -9,6 +9,7 @@ import typer
 
 from netdsl.cli.app import OK, DeviceOption, JsonOption, app, print_transfer_report
 from netdsl.cli.prediction import WeightsArgument
+from netdsl.cli.progress import show_progress
 from netdsl.errors import fail
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def export(
     is_raw: Annotated[
         bool,
         typer.Option(
-            "--raw", help="Take normalised floats [N,C,H,W] instead of the bytes of pictures."
+            "--raw",
+            help="Export a model that takes normalised floats [N,C,H,W] instead of pixel bytes.",
         ),
     ] = False,
     is_half: Annotated[
@@ -37,17 +39,20 @@ def export(
     keeps_batch_norms: Annotated[
         bool,
         typer.Option(
-            "--keep-batchnorm", help="Fold no batch norm into the weights of the layer before it."
+            "--keep-batchnorm",
+            help="Do not fold batch norms into the weights of the layers before them.",
         ),
     ] = False,
     layout: Annotated[
         str | None,
-        typer.Option("--layout", metavar="torch", help="PyTorch's names and order of axes."),
+        typer.Option("--layout", metavar="torch", help="Write PyTorch's names and axis order."),
     ] = None,
     names: Annotated[
         Path | None,
         typer.Option(
-            "--names", metavar="FILE", help="With `--layout torch`: name them as in these weights."
+            "--names",
+            metavar="FILE",
+            help="With `--layout torch`: use the names in this file of weights.",
         ),
     ] = None,
     device: DeviceOption = "auto",
@@ -69,7 +74,7 @@ def export(
         report = _export_weights(weights, out, layout, names)
     elif out.suffix.lower() != ONNX_SUFFIX:
         formats = f"`{ONNX_SUFFIX}` or `{WEIGHTS_SUFFIX}`"
-        raise fail(f"{out} does not end in {formats}, and the suffix chooses the format")
+        raise fail(f"{out} does not end in {formats}, and the suffix selects the format")
     elif layout is not None or names is not None:
         raise fail(f"`--layout` and `--names` are for weights ({WEIGHTS_SUFFIX})")
     else:
@@ -86,14 +91,15 @@ def _export_weights(
 
     if layout != "torch":
         message = (
-            "weights are written in the layout of another program"
+            "weights can be written in the layout of another program"
             if layout is None
             else (f"there is no layout `{layout}`")
         )
         raise fail(
             message, help="`--layout torch` is PyTorch's; netdsl reads checkpoints as they are"
         )
-    return export_torch(load_best(weights), out, names)
+    with show_progress(f"exporting {weights}"):
+        return export_torch(load_best(weights), out, names)
 
 
 def _export_onnx(
@@ -105,4 +111,5 @@ def _export_onnx(
     from netdsl.interchange.onnx_export.writing import write_onnx
 
     options = ExportOptions(is_half, keeps_batch_norms)
-    return write_onnx(Predictor(weights, open_backend(device)), out, options, is_raw)
+    with show_progress(f"exporting {weights}, and comparing its scores"):
+        return write_onnx(Predictor(weights, open_backend(device)), out, options, is_raw)

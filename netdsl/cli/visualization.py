@@ -9,6 +9,7 @@ import typer
 
 from netdsl.cli.app import OK, DeviceOption, JsonOption, app, echo, echo_stderr, print_json
 from netdsl.cli.prediction import WeightsArgument
+from netdsl.cli.progress import show_progress
 from netdsl.errors import fail
 from netdsl.types import dims
 
@@ -101,12 +102,15 @@ def visualize(
     place: Annotated[
         str,
         typer.Argument(
-            metavar="LAYER[:CHANNEL]", help=f"Its first {MAX_CHANNELS} channels, or one."
+            metavar="LAYER[:CHANNEL]",
+            help=f"A layer (its first {MAX_CHANNELS} channels), or one of its channels.",
         ),
     ],
     out: OutOption,
     steps: Annotated[int, typer.Option(min=1, max=100_000, help="Steps of gradient ascent.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of noise and jitter.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seed of the noise and jitter.")
+    ] = 1,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
@@ -121,10 +125,11 @@ def visualize(
 
     _check_output(out, weights)
     layer, channel = _split_channel(place)
-    trained = Predictor(weights, open_backend(device))
-    channels, found = visualize_channels(
-        trained, layer, channel, MAX_CHANNELS, AscentSettings(steps=steps, seed=seed)
-    )
+    with show_progress("compiling, and following the gradient"):
+        trained = Predictor(weights, open_backend(device))
+        channels, found = visualize_channels(
+            trained, layer, channel, MAX_CHANNELS, AscentSettings(steps=steps, seed=seed)
+        )
     _write_picture(out, make_grid(scale_to_range(found.pictures)))
     rows = list(zip(channels, found.initial_activations, found.final_activations, strict=True))
     if as_json:
@@ -137,7 +142,7 @@ def visualize(
     unchanged = [str(c) for c, before, after in rows if not after > before]
     if unchanged:
         echo_stderr(
-            f"no gradient to follow for {layer}:{', '.join(unchanged)}; "
+            f"there is no gradient to follow for {layer}:{', '.join(unchanged)}; "
             "the place before its ReLU may have one"
         )
     return OK

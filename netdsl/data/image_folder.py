@@ -47,7 +47,10 @@ def folder_source() -> DataSource:
     path = Param(
         "path", QuotedText(), doc="the folder that holds them; or `--data` names it, or its parent"
     )
-    doc = "pictures, in a folder for each class: path/train/CLASS and path/val/CLASS, or path/CLASS"
+    doc = (
+        "pictures, in a folder for each class: path/train/CLASS, with path/val/CLASS and "
+        "path/test/CLASS or without, or path/CLASS"
+    )
     return DataSource(Signature("folder", (path,)), _load, _find, None, None, doc)
 
 

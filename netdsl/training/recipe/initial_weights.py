@@ -55,7 +55,7 @@ INITIAL_WEIGHTS: dict[str, InitialWeights] = {
                 Param("except", GLOB_LIST, (), "globs of weights that are drawn at random instead"),
                 Param(
                     "score_scale",
-                    Float(0),
+                    Float(0, 1),
                     SCORE_SCALE,
                     "factor of the weights that are drawn for a layer of class scores, unless the "
                     "layer has an initialiser of its own",

@@ -22,6 +22,7 @@ from netdsl.training.recipe.expectations import ExpectationResult, judge_expecta
 from netdsl.training.recipe.lints import recipe_warnings
 from netdsl.training.recipe.recipe import Recipe, override_recipe, resolve_recipe, stage_names
 from netdsl.training.recipe.resolved_recipe import resolve_file
+from netdsl.training.run.phase import OnPhase, ignore_phase
 from netdsl.training.run.stages import RunStage, prepare_stages, run_stages
 from netdsl.training.run.sweep_grid import Combination, Grid, name_runs, seed_setting
 from netdsl.training.store.checkpoint import Checkpoint
@@ -218,6 +219,7 @@ class SweepRunner:
     data: GivenData
     out: Path
     run_stage: RunStage
+    on_phase: OnPhase = ignore_phase
 
     def outcomes(self) -> Iterator[RunOutcome]:
         """Runs what is not finished, resumes what was interrupted, and yields the outcome of each.
@@ -238,7 +240,16 @@ class SweepRunner:
         found = self._read(run, program, last)
         is_old = found is not None
         if found is None:
-            run_stages(program, run.recipe, self.backend, self.data, folder, self.run_stage, last)
+            run_stages(
+                program,
+                run.recipe,
+                self.backend,
+                self.data,
+                folder,
+                self.run_stage,
+                last,
+                self.on_phase,
+            )
             found = self._read(run, program, load_last(folder))
         if found is None:
             raise internal_error(f"the run {folder} has ended and is not finished")

@@ -160,7 +160,7 @@ def _decode(metadata: str, states: Mapping[str, Array], origin: str) -> Checkpoi
     _METADATA_SCHEMA.check(outer, "metadata")
     text = outer["about"]
     if outer["sha256"] != _checksum(text, states):
-        raise SchemaError("its checksum is not that of its content")
+        raise SchemaError("its checksum is not that with its content")
     return from_content(read_json(text), states, origin)
 
 

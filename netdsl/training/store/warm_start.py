@@ -74,8 +74,8 @@ class WarmStart:
 
 
 def initialise_weights(state: State, network: Network, recipe: Recipe) -> WarmStart | None:
-    """Loads the weights that a recipe's `init` names, if any, into `state`, and draws the others of
-    these layers."""
+    """Loads the weights that a recipe's `init` names, if any, into `state`, and draws those of new
+    layers of class scores, which begin small."""
     init = recipe.init
     if init is None:
         return None
