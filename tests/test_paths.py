@@ -337,7 +337,7 @@ def test_folders_are_predicted(nets: Path, netdsl: Any) -> None:
     names = [f"../nets/pets/{c}/{i}.png" for c in ("green", "red") for i in range(4)]
     assert [line.partition(":")[0] for line in out.splitlines()] == names
     header, *rows = Path("all.csv").read_text().splitlines()
-    assert header == "image,class_1,probability_1,class_2,probability_2,error"
+    assert header == "image,predicted,p,predicted 2,p 2,error"
     assert [row.partition(",")[0] for row in rows] == names
     bad = nets / "pets" / "red" / "bad.png"
     bad.write_text("no picture")
@@ -373,5 +373,5 @@ def test_the_table_of_several_labels() -> None:
         PicturePrediction(Path("a,b.png"), [("y", 0.75), ("x", 0.5)], [("y", 0.75)]),
         PicturePrediction(Path("c.png"), [], error=fail("it is gone")),
     ]
-    rows = ["image,labels,x,y,error", '"a,b.png",y,0.5,0.75,', "c.png,,,,it is gone"]
+    rows = ["image,predicted,p(x),p(y),error", '"a,b.png",y,0.5,0.75,', "c.png,,,,it is gone"]
     assert format_prediction_table(found, ("x", "y")).splitlines() == rows
