@@ -15,10 +15,12 @@ from netdsl.text_escaping import escape_line, escape_text
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A source text and its displayed name."""
+    """A source text and its displayed name. `folder` is the folder of its file; None for a text
+    that is no file."""
 
     name: str
     text: str
+    folder: str | None = None
 
     @cached_property
     def _lines(self) -> list[str]:
@@ -261,8 +263,8 @@ _ADVICE = {
     ),
     **dict.fromkeys(
         ("pixel_unshuffle", "pixelunshuffle", "space_to_depth", "spacetodepth"),
-        "`pixel_shuffle` has no inverse here; a convolution with as large a kernel as stride, "
-        "`conv(64, 2x2, stride=2)`, combines the same pixels",
+        "`pixel_shuffle` has no inverse here; a convolution whose kernel equals its stride, such "
+        "as `conv(64, 2x2, stride=2)`, combines the same pixels",
     ),
     **dict.fromkeys(
         ("separableconv2d", "separable_conv", "separableconv", "sepconv"),

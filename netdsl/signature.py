@@ -191,14 +191,15 @@ class Signature:
 
     def _make_excess_error(self, arguments: Sequence[Argument], where: Span | None) -> Diagnostic:
         count = sum(not p.is_keyword_only for p in self.params)
-        unnamed = " without a name" if count < len(self.params) else ""
+        positional = "positional " if count < len(self.params) else ""
         message = (
-            f"`{self.name}` takes {_format_count(count, 'argument')}{unnamed}, but got one more"
+            f"`{self.name}` takes {_format_count(count, f'{positional}argument')}, "
+            f"but got {'one more' if count else 'one'}"
         )
         if any(isinstance(a.value, Call) for a in arguments):
             help = f"layers are chained, not nested: `a -> {self.name}`"
             return Diagnostic(message, where, help)
-        if unnamed:
+        if positional:
             help = f"{self._format_usage()}; the input size is always inferred"
             return Diagnostic(message, where, help)
         numbers = [a for a in arguments if a.name is None and isinstance(a.value, int)]

@@ -373,13 +373,13 @@ def test_a_gpu_is_explained_without_one(netdsl: Any) -> None:
     assert code == 0
     assert "* generated" in out
     assert "cuDNN conv2d" in out
-    assert "to be timed on the device" in out
+    assert "will be timed on the device" in out
 
 
 def test_why_needs_kernels(netdsl: Any) -> None:
     code, _, err = netdsl("explain", LENET, "--why")
     assert code == 2
-    assert "give `--kernels` with it" in err
+    assert "add `--kernels`" in err
 
 
 def test_time_marks_what_runs_by_reference(netdsl: Any, tmp_path: Path) -> None:

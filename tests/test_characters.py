@@ -33,7 +33,7 @@ def test_a_foreign_character_is_named_by_its_code_point(character: str) -> None:
         ("⇒", "`->`"),
         ("“", '`"`'),
         ("（", "`(`"),
-        ("\N{NO-BREAK SPACE}", "usual space"),
+        ("\N{NO-BREAK SPACE}", "ordinary space"),
         ("\N{ZERO WIDTH SPACE}", "delete"),
     ],
 )

@@ -88,7 +88,7 @@ def test_any_convolution_is_shown_as_one_product(netdsl: Any) -> None:
         (("compile", LENET, "--device", "tpu"), "no device `tpu`"),
         (("explain", "missing.net"), "missing.net"),
         (("compile", LENET, "--batch", "0"), "--batch"),
-        (("compile", LENET, "--emit", "ir", "--json"), "give one of them"),
+        (("compile", LENET, "--emit", "ir", "--json"), "give only one of them"),
     ],
 )
 def test_bad_input_is_told(netdsl: Any, args: tuple[str, ...], message: str) -> None:

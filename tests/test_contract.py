@@ -60,7 +60,7 @@ def test_the_gradient_of_tied_maxima_sums_to_one() -> None:
         ("net a { input(8); output head: fc(3); head: relu -> fc(3) }", "two things here"),
         ("block e { fc(8) }\nnet a { input(8); shared e1 = fc(8); e -> e1 }", "two things here"),
         ("net a { labels: input(8); fc(3) }", "cannot be called `labels`"),
-        ("net a { input(8) -> in }", "nothing flows into a net"),
+        ("net a { input(8) -> in }", "a net has no `in`"),
         ("net a { input(8x8x1); fc(10); output s: fc(5) }\n" + SECTIONS, "gives 5 scores"),
         ("net a { input(8x8x1); pad(channels=[0, 9]) -> avgpool(8) }\n" + SECTIONS, "to learn"),
         ("net a { input(8x8x1) }\ntrain { epochs = 1 }", "has no `data`"),

@@ -92,7 +92,17 @@ def test_the_report_of_one_class_an_image(folder: Path, netdsl: Any) -> None:
     assert f"means over the classes: precision {found['precision']:.2%}" in out
     assert f"wasps       7  {found['classes'][2]['precision']:>9.2%}" in out
     assert "rows: true class; columns: predicted class" in out
-    assert "top-5" not in out
+    assert (found["top5"], "top-5" in out) == (1, False)
+
+
+@pytest.mark.parametrize("count", [2, 5, 6])
+def test_top_5_is_shown_if_there_are_more_classes(count: int) -> None:
+    labels = np.arange(count)
+    score = Score(0.5, 0.5, 0.9, count, count_classes(labels, labels, count))
+    report = EvaluationReport(score, "test", tuple(map(str, labels)), np.diag(labels))
+    with redirect_stdout(io.StringIO()) as printed:
+        show_evaluation(report)
+    assert ("top-5 90.00%" in printed.getvalue()) == (count > 5)
 
 
 def test_the_files_of_an_evaluation(folder: Path, netdsl: Any) -> None:
@@ -237,7 +247,7 @@ def test_scores_that_do_not_fit_are_left_out(
     report = EvaluationReport(score, "test", CLASSES, np.diag([8, 8, 7]))
     with redirect_stdout(io.StringIO()) as printed:
         show_evaluation(report)
-    assert "ROC AUC and average precision need more than" in printed.getvalue()
+    assert "ROC AUC and average precision need more memory" in printed.getvalue()
     assert (report.means["roc_auc"], report.means["f1"]) == (None, 1.0)
 
 

@@ -317,7 +317,7 @@ def test_a_net_with_other_outputs_than_class_scores(netdsl: Any, folder: Path) -
         (("-o", "x.net", "--classes", "names"), "none are written"),
         (("-o", "x.net", "--bgr"), "none are written"),
         (("-o", "x.net", "--scale", "255"), "none are written"),
-        ((*INTO, "x.safetensors", "--rebuild"), "`--rebuild` goes without `--into`"),
+        ((*INTO, "x.safetensors", "--rebuild"), "`--rebuild` cannot be used with `--into`"),
         ((*INTO, "x.safetensors", "--normalize", "mean=0.5,std=0.5"), "by(mean=[0.5], std=[0.25])"),
     ],
 )
@@ -410,8 +410,8 @@ def test_models_of_images_of_any_size(size: str, shape: str, netdsl: Any, folder
     code, out, _ = netdsl("import", "open.onnx", *INTO, "x.safetensors")
     assert (code, "are in the file" in out) == (OK, False)
     for name, given, complaint in (
-        ("open.onnx", "8x", "no height and width"),
-        ("open.onnx", "0", "no height and width"),
+        ("open.onnx", "8x", "not a height and width"),
+        ("open.onnx", "0", "not a height and width"),
         ("open.onnx", "100000x8", "at most 99,999 pixels"),
         ("m.onnx", "8", "is fixed: its input is ?x3x8x8"),
     ):

@@ -92,7 +92,7 @@ def test_overfit_ends_with_1_where_nothing_is_learnt(netdsl: Any, tmp_path: Path
     (tmp_path / "a.net").write_text(text)
     code, out, _ = netdsl("train", "a.net", "--overfit", "--device", "reference")
     assert code == 1
-    assert "a sound net can memorise one batch" in out
+    assert "a working net can memorise one batch" in out
     code, out, _ = netdsl("train", "a.net", "--overfit", "--device", "reference", "--json")
     assert (code, json.loads(out)["ok"]) == (1, False)
 
@@ -141,7 +141,7 @@ def test_a_channel_is_one_that_is_there(netdsl: Any, tmp_path: Path, channel: st
 @pytest.mark.parametrize(
     ("args", "complaint"),
     [
-        (("--emit", "plan", "--json"), "give one of them"),
+        (("--emit", "plan", "--json"), "give only one of them"),
         (("--emit", "plans"), "there is no `--emit plans`"),
         (("--lower", "winograd"), "there is no `--lower winograd`"),
         (("--lower", ""), "there is no `--lower "),

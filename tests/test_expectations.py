@@ -140,7 +140,7 @@ def test_values_that_are_compared_are_compared_with_the_larger(claim: str, ok: b
         ("params + 1", "is not an expectation"),
         ("parms == 1", "does not know `parms`"),
         ('shape("z") == 1', "no place `z`"),
-        ('equal("a", "b")', "never equal"),
+        ('equal("a", "b")', "never be equal"),
         ('equal("a")', "needs `b`"),
         ('equal("a", "z")', "no place `z`"),
         ('equal("a", "a", within=-1)', "within"),

@@ -83,7 +83,11 @@ def test_truth(a: bool, b: bool, c: bool) -> None:
     ("text", "complaint"),
     [
         *[("[1, 2][2]", "there is no \\[2\\]"), ("[1, 2][-3]", "there is no \\[-3\\]")],
-        *[("[][0]", "has 0 entries"), ("[1][yes]", "an index is"), ("[1][0.0]", "an index is")],
+        *[
+            ("[][0]", "has 0 entries"),
+            ("[1][yes]", "an index must be"),
+            ("[1][0.0]", "an index must be"),
+        ],
         *[("1 / 0", "division by zero"), ("1 // 0", "division"), ("1 % 0", "division")],
         *[
             ("1 + yes", "a number is needed"),

@@ -372,8 +372,8 @@ def test_samples_of_classes_that_do_not_count_have_no_loss() -> None:
     [
         ("cross_entropy(class_weights=[1, 2])", "has 2 weights, but there are 10", "pairs"),
         ("bce(class_weights=[1, -2])", "a number of at least 0", ""),
-        ("focal(class_weights=[0, 0])", "one is above 0", ""),
-        ("focal(class_weights=[])", "`balanced`, a list of a number", ""),
+        ("focal(class_weights=[0, 0])", "one above 0", ""),
+        ("focal(class_weights=[])", "`balanced`, a list with a number", ""),
         ('focal(class_weights=("3", 2))', "or pairs", ""),
         ('focal(class_weights=[("3", 1), ("3", 2)])', '"3" is given twice', ""),
         ('focal(class_weights=[("33", 1)])', "the data has no such class", "`3`"),

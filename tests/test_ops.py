@@ -158,7 +158,7 @@ def test_dropout_keeps_its_share_and_changes_with_step_and_key() -> None:
     [
         ("conv2d", [(1, 4, 4, 3), (2, 5, 5, 3)], {}, "does not fit"),
         ("conv2d", [(1, 4, 4, 3), (2, 1, 1, 4)], {}, "takes 4 channels"),
-        ("conv2d", [(1, 4, 4, 3), (2, 1, 1, 3)], {"groups": 2}, "do not divide"),
+        ("conv2d", [(1, 4, 4, 3), (2, 1, 1, 3)], {"groups": 2}, "cannot be divided"),
         ("conv2d", [(1, 4), (2, 1, 1, 3)], {}, "image"),
         ("matmul", [(2, 3), (4, 5)], {}, "no matrix product"),
         ("reshape", [(2, 3)], {"shape": (5,)}, "has 6 values"),

@@ -303,7 +303,7 @@ def test_the_axis_of_a_single_channel_may_be_left_out(tmp_path: Path) -> None:
         (np.zeros((2, 6, 6, 3), np.int32), "2x6x6x3 int32"),
         (np.zeros((2, 6, 6, 3), bool), "bool"),
         (None, "NoneType"),
-        ([PICTURES[0], 3], "type int, which is no picture"),
+        ([PICTURES[0], 3], "type int, which is not a picture"),
         ([np.zeros((6, 6, 1), np.uint8)], "6x6x1, but the net takes"),
         ("nowhere.png", "there is no picture nowhere.png"),
         (["nowhere.png"], "there is no picture nowhere.png"),
@@ -512,7 +512,7 @@ def test_a_run_ends_early_where_on_epoch_says_so_and_goes_on(folder: Path, tmp_p
 
     with pytest.raises(LookupError):
         run_tiny(folder, tmp_path / "crashed", on_epoch=crash)
-    with pytest.raises(package.NetError, match="`on_epoch` has returned a value of type int"):
+    with pytest.raises(package.NetError, match="`on_epoch` returned a value of type int"):
         run_tiny(folder, tmp_path / "counted", on_epoch=lambda m: 12)
     with pytest.raises(package.NetError, match="`on_epoch` is of type int"):
         run_tiny(folder, tmp_path / "none", on_epoch=3)
@@ -649,7 +649,7 @@ def test_what_is_expected_of_a_test_set_is_not_judged_without_one(
 ) -> None:
     text = "train { epochs = 1, expect test_accuracy >= 2, expect val_accuracy >= 0 }"
     (tmp_path / "tiny.net").write_text(TINY.partition("train")[0] + text)
-    note = "`expect test_accuracy >= 2` is not judged: the data have no `x_test`"
+    note = "`expect test_accuracy >= 2` is not checked: the data set has no `x_test`"
     with pytest.raises(LookupError):
         run_tiny(tmp_path, tmp_path / "run", on_epoch=lambda m: {}["stop"])
     for options in ({}, {"set": {"train.epochs": 2}}):

@@ -108,7 +108,7 @@ def test_places_that_are_none_are_refused(file: Path) -> None:
 def test_a_run_on_arrays_asks_for_them_when_it_is_resumed(file: Path) -> None:
     out = file.parent / "run"
     package.train(file, data=DATA, out=out, set={"train.epochs": 1}, device="cpu")
-    with pytest.raises(package.NetError, match="trained on data that were given") as e:
+    with pytest.raises(package.NetError, match="trained on data passed to it") as e:
         package.train(resume=out, set={"train.epochs": 2})
     assert "data=..." in str(e.value)
     with pytest.raises(package.NetError, match="contains no run"):

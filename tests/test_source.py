@@ -147,7 +147,7 @@ def test_what_has_no_source_is_told(netdsl: Any, args: tuple[str, ...], message:
 def test_an_architecture_wants_its_source(netdsl: Any) -> None:
     exit_code, _, err = netdsl("compile", DIGITS, "--arch", "sm_90")
     assert exit_code == 2
-    assert "give `--emit source` with it" in err
+    assert "add `--emit source`" in err
 
 
 @pytest.mark.parametrize("args", [("compile", "--emit", "plan"), ("compile",), ("explain",)])

@@ -110,7 +110,7 @@ def test_a_filter_needs_an_output() -> None:
     content = Path(DIGITS).read_bytes()
     found = command("fmt", "-", given=content, closing=[1])
     assert found.returncode == BAD_INPUT
-    assert found.stderr == b"error: there is no standard output for the filter to write to\n"
+    assert found.stderr == b"error: there is no standard output to write to\n"
     assert command("fmt", "-", "--check", given=content, closing=[1]).returncode == OK
 
 

@@ -70,7 +70,7 @@ def test_what_no_output_needs_is_named(netdsl: Any, tmp_path: Path) -> None:
     code, out, _ = netdsl("summary", "a.net")
     assert code == 0
     assert "2,970 params, 5,472 MACs and 298 activations" in out
-    assert "no output needs: c, head" in out
+    assert "used by no output: c, head" in out
     (tmp_path / "a.net").write_text(net(ENDS["an output and a side output"]))
     assert "1,450 of the params and 1,440 more MACs" in netdsl("summary", "a.net")[1]
     found = json.loads(netdsl("summary", "a.net", "--json")[1])

@@ -11,13 +11,13 @@ from netdsl.backends import check_device, open_backend
 from netdsl.errors import fail
 from netdsl.language.override import PythonSetting
 
-_SETTINGS_HELP = 'settings are a dict: {"train.epochs": 5, "train.optimizer": "adam(lr=0.01)"}'
+_SETTINGS_HELP = '`set` takes a dict: {"train.epochs": 5, "train.optimizer": "adam(lr=0.01)"}'
 
 
 def read_path(given: Any, name: str, help: str | None = None) -> str:
     """A path that was given for the argument `name`. Raises NetError if it is none."""
     if not isinstance(given, str | os.PathLike):
-        raise fail(f"`{name}` is of type {type(given).__name__}, which is no path", help=help)
+        raise fail(f"`{name}` is of type {type(given).__name__}, which is not a path", help=help)
     return str(os.fspath(given))
 
 
@@ -46,7 +46,7 @@ def format_settings(given: Any) -> list[PythonSetting]:
         raise fail(f"`set` is of type {type(given).__name__}", help=_SETTINGS_HELP)
     for key in given:
         if not isinstance(key, str) or "=" in key or not key.strip():
-            raise fail(f"`{key}` in `set` is no name of a setting", help=_SETTINGS_HELP)
+            raise fail(f"`{key}` in `set` is not the name of a setting", help=_SETTINGS_HELP)
     return [PythonSetting(f"{key}={format_setting(value)}") for key, value in given.items()]
 
 

@@ -19,10 +19,11 @@ from netdsl.errors import fail
 from netdsl.types import Array, dims
 
 _HELP = (
-    "give pictures (paths, images of Pillow, uint8 arrays [N,H,W,C]), or floats of the net's input"
+    "give pictures (paths, Pillow images, uint8 arrays [N,H,W,C]), or floats with the shape of "
+    "the net's input"
 )
 
-_ENCODED_HELP = "`PIL.Image.open` reads an open file, or `io.BytesIO(...)` of its content"
+_ENCODED_HELP = "`PIL.Image.open` reads an open file, or `io.BytesIO(...)` with its content"
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,9 @@ def read_inputs(given: Any, shape: tuple[int, ...], prepare: Preprocessing) -> I
         wrong = [x for x in pictures if not isinstance(x, Path) and not _is_picture(x)]
         if wrong:
             kind = type(wrong[0]).__name__
-            raise fail(f"one of the images is of type {kind}, which is no picture", help=_HELP)
+            raise fail(f"one of the images is of type {kind}, which is not a picture", help=_HELP)
         return Inputs(pictures, False, prepare)
-    array = as_array(given, "what is given as images")
+    array = as_array(given, "the given images")
     if array.dtype.kind in "UO" and array.ndim == 1 and any(map(_is_picture, array)):
         return read_inputs(list(array), shape, prepare)
     if array.dtype.kind == "f":
@@ -102,8 +103,8 @@ def _shape_floats(array: Array, shape: tuple[int, ...]) -> Array:
         array = array[None]
     if array.shape[1:] != shape:
         help = (
-            "floats are taken as they are: normalised, and of the net's size; uint8 is "
-            "normalised, resized and cropped"
+            "floats are used as they are, so they must be normalised and of the net's size; "
+            "uint8 is normalised, resized and cropped"
         )
         raise fail(
             f"the floats are {dims(array.shape)}, but the net takes {dims(shape)} for each image",

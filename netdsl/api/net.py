@@ -151,7 +151,9 @@ class Net:
         """Writes a checkpoint (`.safetensors`) that all commands read. Raises NetError if it
         cannot, and for a file that is there, unless an import, an export or this has written it."""
         place = Path(read_path(path, "path"))
-        help = f"a checkpoint is a {SUFFIX}; `netdsl export x{SUFFIX} -o x.onnx` makes ONNX of it"
+        help = (
+            f"a checkpoint is a {SUFFIX}; `netdsl export x{SUFFIX} -o x.onnx` converts it to ONNX"
+        )
         check_suffix(place, SUFFIX, help)
         check_outputs([place], is_save=True)
         about = self.text, self.classes, self.metrics
@@ -234,7 +236,7 @@ def load(place: str | os.PathLike[str], device: str = "auto") -> Net:
     path = Path(given)
     if path.suffix == ".onnx":
         help = "`netdsl import x.onnx -o x.net --weights x.safetensors` converts it"
-        raise fail(f"{path} is a file of ONNX", help=help)
+        raise fail(f"{path} is an ONNX file", help=help)
     if path.suffix == SUFFIX or path.is_dir():
         return _load_checkpoint(path, device)
     return _load_file(given, device)

@@ -32,7 +32,7 @@ class Prediction:
         """The most likely classes with their probabilities, best first: `count` of them, or all
         there are."""
         if count < 0:
-            raise fail(f"`top` takes how many classes, and there are no {count}")
+            raise fail(f"`top` takes a number of classes, not {count}")
         return [(self.classes[i], float(self.probabilities[i])) for i in self.ranking[:count]]
 
 

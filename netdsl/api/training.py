@@ -185,8 +185,9 @@ def _is_stop(returned: Any) -> bool:
     if value.dtype == bool and value.ndim == 0:
         return bool(value)
     raise fail(
-        f"`on_epoch` has returned a value of type {type(returned).__name__}",
-        help="True ends the run, and False or None goes on; the epoch is saved, so `resume` "
+        f"`on_epoch` returned a value of type {type(returned).__name__}",
+        help="return True to end the run, and False or None to continue it; the epoch is saved, "
+        "so `resume` "
         "continues the run",
     )
 
@@ -239,10 +240,11 @@ def _require_source(program: Program, name: str | None, is_resumed: bool) -> Non
     if resolve_recipe(program, name).data.source.record is not NO_SOURCE:
         return
     if is_resumed:
-        help = "give the same again: netdsl.train(resume=..., data=...)"
-        raise fail("this run was trained on data that were given, such as arrays", help=help)
+        help = "pass the same data again: netdsl.train(resume=..., data=...)"
+        raise fail("this run was trained on data passed to it, such as arrays", help=help)
     help = (
-        '`data=(images, labels)` or `data="DIR"` gives them; `source = ...` in the file names some'
+        '`data=(images, labels)` or `data="DIR"` passes data; `source = ...` in the file names a '
+        "source"
     )
     raise fail("the data section has no `source`", help=help)
 
@@ -256,7 +258,7 @@ def _leave_out_unmeasured(
         return program, []
     expectations = filter(needs_test_set, resolve_recipe(program, name).expectations)
     notes = [
-        f"`expect {expression_text(condition)}` is not judged: the data have no `x_test`"
+        f"`expect {expression_text(condition)}` is not checked: the data set has no `x_test`"
         for condition in expectations
     ]
     return without_expectations(program, needs_test_set) if notes else program, notes

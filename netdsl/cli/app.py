@@ -42,7 +42,7 @@ FileArgument = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override an entry, as in train.epochs=5."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as train.epochs=5."),
 ]
 ShrinkOption = Annotated[
     int | None,
@@ -51,7 +51,8 @@ ShrinkOption = Annotated[
         metavar="N",
         min=1,
         max=2**20,
-        help="A small version: channels divided by N, and the smallest images its layers take.",
+        help="Use a small version: channels divided by N, and the smallest images that its "
+        "layers accept.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -61,11 +62,11 @@ TuneOption = Annotated[
     typer.Option(
         metavar="SECONDS",
         min=0,
-        help="Total time for timing a GPU's plans; no limit unless given.",
+        help="Total time for timing kernels on a GPU; default: no limit.",
     ),
 ]
 DataOption = Annotated[
-    str | None, typer.Option("--data", metavar="DIR", help="The folder that holds the data set.")
+    str | None, typer.Option("--data", metavar="DIR", help="The folder that contains the data set.")
 ]
 
 
@@ -87,7 +88,7 @@ def main() -> None:
             exit_code if exit_code != OK or isinstance(exit_code, SavedExitCode) else BAD_INPUT
         )
     if exit_code == INTERRUPTED:
-        echo_stderr("interrupted; what was saved is kept")
+        echo_stderr("interrupted; everything that was saved is kept")
     sys.exit(int(exit_code))
 
 
@@ -121,7 +122,7 @@ def _describe_error(e: Exception) -> str | None:
     if isinstance(e, MemoryError):
         return "this needs more memory than is available"
     if isinstance(e, UnicodeEncodeError):
-        return f"{e.object!r} is not readable text"
+        return f"{e.object!r} is not valid text"
     if isinstance(e, OSError):
         reason = e.strerror or str(e)
         return f"{e.filename}: {reason}" if e.filename else reason
@@ -129,7 +130,8 @@ def _describe_error(e: Exception) -> str | None:
         return f"a part of netdsl cannot be loaded: {e}"
     if isinstance(e, RuntimeError) and _NO_THREAD_MESSAGE in str(e):
         return (
-            "the system cannot start more threads, for lack of memory or by a limit (`ulimit -u`, "
+            "the system cannot start more threads, because of too little memory or a limit "
+            "(`ulimit -u`, "
             "`ulimit -v`); NETDSL_THREADS=1 uses the fewest"
         )
     if hasattr(e, "format_message"):  # Typer's own errors, whose class is not public

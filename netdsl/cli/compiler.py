@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from netdsl.insight.explain import Compilation
 
 TrainOption = Annotated[
-    bool, typer.Option("--train", help="The training step instead of inference.")
+    bool, typer.Option("--train", help="Compile the training step instead of inference.")
 ]
 BatchOption = Annotated[
     int | None,
-    typer.Option(min=1, max=2**20, help="Images per batch; default: the recipe's, else 1."),
+    typer.Option(min=1, max=2**20, help="Images per batch; default: the recipe's batch, else 1."),
 ]
 LowerOption = Annotated[
     str | None,
@@ -52,7 +52,8 @@ def compile_(
         str | None,
         typer.Option(
             metavar="WHAT",
-            help="ir, json or graphml: the IR; plan; kernels; source: LLVM or CUDA, with --device.",
+            help="What to print: ir, json or graphml (the IR), plan, kernels, or source (LLVM or "
+            "CUDA, with --device).",
         ),
     ] = None,
     arch: Annotated[
@@ -66,7 +67,7 @@ def compile_(
     as_json: JsonOption = False,
 ) -> int:
     """Run the passes, choose the kernels and plan the memory. With --tune, also build the kernels,
-    so that a later run finds them on disk.
+    so that later runs load them from disk.
 
     Example: netdsl compile models/resnet.net:resnet50 --train --batch 256 --emit plan
     """
@@ -77,9 +78,11 @@ def compile_(
     if emit is not None and emit not in _EMIT_FORMATS:
         raise fail(f"there is no `--emit {emit}`", help=suggest_name(emit, _EMIT_FORMATS, "one of"))
     if emit is not None and as_json:
-        raise fail("`--emit` prints the program, `--json` prints figures", help="give one of them")
+        raise fail(
+            "`--emit` prints the program, and `--json` prints figures", help="give only one of them"
+        )
     if arch is not None and emit != "source":
-        raise fail("`--arch` is the GPU whose source is shown", help="give `--emit source` with it")
+        raise fail("`--arch` chooses the GPU for the source", help="add `--emit source`")
     found = _compile(file, settings, train, batch, device, lower, shrink)
     if tune is not None:
         echo_stderr(f"built every kernel in {_build_kernels(found, device, tune):.1f} s")
@@ -118,13 +121,22 @@ def explain(
     lower: LowerOption = None,
     shrink: ShrinkOption = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Every line that a pass changed, not only the first few.")
+        bool,
+        typer.Option(
+            "--full", help="Print every line that a pass changed, not only the first few."
+        ),
     ] = False,
     kernels: Annotated[
-        bool, typer.Option("--kernels", help="Each kernel, and what computes it on the device.")
+        bool,
+        typer.Option("--kernels", help="Print each kernel and what computes it on the device."),
     ] = False,
     why: Annotated[
-        bool, typer.Option("--why", help="With --kernels: what else could compute it, and why not.")
+        bool,
+        typer.Option(
+            "--why",
+            help="With --kernels: also print what else could compute it, "
+            "and why it was not chosen.",
+        ),
     ] = False,
     settings: SetOption = None,
     as_json: JsonOption = False,
@@ -138,7 +150,7 @@ def explain(
     from netdsl.cli.display import show_explanation
 
     if why and not kernels:
-        raise fail("`--why` is about kernels", help="give `--kernels` with it")
+        raise fail("`--why` explains kernels", help="add `--kernels`")
     if kernels and device in (None, "auto"):
         device = open_backend().name
     device = device or "model"

@@ -26,11 +26,10 @@ def show_test_result(path: str, result: TestResult) -> None:
     for o in result.outcomes:
         if not o.ok:
             echo(f"     {o.text}: {o.found or 'it does not hold'}")
-    if result.published_accuracies:
-        shares = (
-            f"{k.replace('top', 'top-')} {v:.2%}" for k, v in result.published_accuracies.items()
-        )
-        echo(f"     published: {', '.join(shares)}")
+    for accuracy in result.published_accuracies:
+        shares = (f"{k.replace('top', 'top-')} {v:.2%}" for k, v in accuracy.shares.items())
+        conditions = accuracy.describe_conditions()
+        echo(f"     published: {', '.join(shares)}" + (f" ({conditions})" if conditions else ""))
 
 
 def show_summary(found: Summary) -> None:
@@ -51,11 +50,12 @@ def show_summary(found: Summary) -> None:
     )
     if found.side_params or found.side_macs:
         echo(
-            f"side outputs, which only training needs: {found.side_params:,} of the params and "
+            f"side outputs, which are used only in training: {found.side_params:,} of the params "
+            f"and "
             f"{found.side_macs:,} more MACs"
         )
     if found.unread_layers:
-        echo(f"no output needs: {_format_names(found.unread_layers)}")
+        echo(f"used by no output: {_format_names(found.unread_layers)}")
 
 
 def show_diff(found: NetworkDiff) -> None:
@@ -141,7 +141,10 @@ def show_overfit(found: OverfitResult) -> None:
         f"loss {found.last:.4f}, accuracy {found.accuracy:.2%}"
     )
     if not found.ok:
-        echo("a sound net can memorise one batch: check the rate, the labels, the last layer")
+        echo(
+            "a working net can memorise one batch: check the learning rate, the labels and the "
+            "last layer"
+        )
 
 
 def show_compilation(found: Compilation) -> None:

@@ -8,7 +8,7 @@ from netdsl.cli.app import echo
 from netdsl.cli.tables import Column, TextTable, figures
 from netdsl.data.inventory import format_skipped_pictures
 from netdsl.data.memory_limits import MEMORY_VARIABLE
-from netdsl.inference import EvaluationReport
+from netdsl.inference import TOP_K, EvaluationReport
 from netdsl.text_escaping import escape_line
 from netdsl.training.metrics.ranking import score_limit
 from netdsl.training.metrics.table import METRICS, format_metric
@@ -20,7 +20,6 @@ _MAX_CLASSES, _MAX_PAIRS = 25, 20
 """With more classes, neither a table of them nor their confusion matrix fits a screen; the worst
 classes and the largest entries are shown."""
 _WORST = 10
-_TOP = 5
 """Of so few classes, the class of every image is among the five most likely ones."""
 
 
@@ -28,7 +27,7 @@ def show_evaluation(report: EvaluationReport) -> None:
     """Prints the metrics of all images, then of each class, and which classes are confused."""
     formatted = _format_metrics(report.means)
     hidden = {name for name, value in report.means.items() if value is None}
-    hidden |= {"top5"} if len(report.classes) <= _TOP else set()
+    hidden |= {"top5"} if len(report.classes) <= TOP_K else set()
     means = {
         name: f"{METRICS[name].title} {text}"
         for name, text in formatted.items()
@@ -41,8 +40,8 @@ def show_evaluation(report: EvaluationReport) -> None:
     echo(f"means over the {_noun(report, plural=True)}: {'  '.join(means.values())}")
     if report.score.ranking is None:
         echo(
-            f"ROC AUC and average precision need more than the {format_bytes(score_limit())} for "
-            f"scores, a share of {MEMORY_VARIABLE}"
+            f"ROC AUC and average precision need more memory for scores than "
+            f"{format_bytes(score_limit())}, a share of {MEMORY_VARIABLE}"
         )
     show_classes(report)
     show_confusion(report)
@@ -88,7 +87,7 @@ def show_confusion(report: EvaluationReport) -> None:
     elif not report.is_multi_label:
         echo(f"\nno confusion matrix: it would take more than a share of {MEMORY_VARIABLE}")
     if report.unclassified:
-        echo(f"{report.unclassified:,} images are in no column: one of their scores is NaN")
+        echo(f"{report.unclassified:,} images are not counted: one of their scores is NaN")
 
 
 def _show_pairs(report: EvaluationReport) -> None:
@@ -101,7 +100,7 @@ def _show_pairs(report: EvaluationReport) -> None:
     hidden_pairs = pairs[_MAX_PAIRS:]
     if hidden_pairs:
         images = sum(count for _, _, count in hidden_pairs)
-        echo(f"and {len(hidden_pairs):,} more pairs of classes, {images:,} images in all")
+        echo(f"and {len(hidden_pairs):,} more pairs of classes, {images:,} images in total")
     echo("the whole matrix: --confusion FILE.csv, or --json")
 
 

@@ -29,7 +29,8 @@ def export(
     is_raw: Annotated[
         bool,
         typer.Option(
-            "--raw", help="Take normalised floats [N,C,H,W] instead of the bytes of pictures."
+            "--raw",
+            help="Export a model that takes normalised floats [N,C,H,W] instead of pixel bytes.",
         ),
     ] = False,
     is_half: Annotated[
@@ -38,17 +39,20 @@ def export(
     keeps_batch_norms: Annotated[
         bool,
         typer.Option(
-            "--keep-batchnorm", help="Fold no batch norm into the weights of the layer before it."
+            "--keep-batchnorm",
+            help="Do not fold batch norms into the weights of the layers before them.",
         ),
     ] = False,
     layout: Annotated[
         str | None,
-        typer.Option("--layout", metavar="torch", help="PyTorch's names and order of axes."),
+        typer.Option("--layout", metavar="torch", help="Write PyTorch's names and axis order."),
     ] = None,
     names: Annotated[
         Path | None,
         typer.Option(
-            "--names", metavar="FILE", help="With `--layout torch`: name them as in these weights."
+            "--names",
+            metavar="FILE",
+            help="With `--layout torch`: use the names in this file of weights.",
         ),
     ] = None,
     device: DeviceOption = "auto",
@@ -70,7 +74,7 @@ def export(
         report = _export_weights(weights, out, layout, names)
     elif out.suffix.lower() != ONNX_SUFFIX:
         formats = f"`{ONNX_SUFFIX}` or `{WEIGHTS_SUFFIX}`"
-        raise fail(f"{out} does not end in {formats}, and the suffix chooses the format")
+        raise fail(f"{out} does not end in {formats}, and the suffix selects the format")
     elif layout is not None or names is not None:
         raise fail(f"`--layout` and `--names` are for weights ({WEIGHTS_SUFFIX})")
     else:
@@ -87,7 +91,7 @@ def _export_weights(
 
     if layout != "torch":
         message = (
-            "weights are written in the layout of another program"
+            "weights can be written in the layout of another program"
             if layout is None
             else (f"there is no layout `{layout}`")
         )

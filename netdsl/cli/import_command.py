@@ -28,7 +28,10 @@ def import_(
     out: Annotated[
         Path,
         typer.Option(
-            "-o", "--out", metavar="FILE", help="The net (.net), or with --into its weights."
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="The net to write (.net), or with --into its weights.",
         ),
     ],
     weights: Annotated[
@@ -37,10 +40,13 @@ def import_(
     ] = None,
     into: Annotated[
         str | None,
-        typer.Option("--into", metavar="FILE.net:NET", help="An existing net for the weights."),
+        typer.Option(
+            "--into", metavar="FILE.net:NET", help="Fit the weights to this existing net."
+        ),
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option("--classes", metavar="FILE", help="A class name on each line.")
+        Path | None,
+        typer.Option("--classes", metavar="FILE", help="A file with one class name per line."),
     ] = None,
     normalize: Annotated[
         str | None,
@@ -51,27 +57,38 @@ def import_(
         ),
     ] = None,
     is_bgr: Annotated[
-        bool, typer.Option("--bgr", help="The weights expect blue, green, red.")
+        bool, typer.Option("--bgr", help="The weights expect the channel order blue, green, red.")
     ] = False,
     scale: Annotated[
         float,
         typer.Option(
-            "--scale", metavar="MAX", min=1e-6, max=1e6, help="The largest pixel that they expect."
+            "--scale",
+            metavar="MAX",
+            min=1e-6,
+            max=1e6,
+            help="The largest pixel value that the weights expect.",
         ),
     ] = 1.0,
     is_rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Ignore the .net that an export of netdsl carries.")
+        bool,
+        typer.Option(
+            "--rebuild", help="Ignore the .net in the metadata of a model that netdsl exported."
+        ),
     ] = False,
     excluded: Annotated[
         list[str] | None,
         typer.Option(
-            "--except", metavar="GLOB", help='With --into: layers to be drawn, such as "head.*".'
+            "--except",
+            metavar="GLOB",
+            help='With --into: layers to initialise at random, such as "head.*".',
         ),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(
-            "--size", metavar="HxW", help="Images of this size, where the model leaves it open."
+            "--size",
+            metavar="HxW",
+            help="Height and width of the images, if the model leaves them open.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -101,11 +118,17 @@ def _import_weights(
 
     check_suffix(out, WEIGHTS_SUFFIX, "with `--into`, `-o` names the weights")
     if weights is not None:
-        raise fail("`--weights` goes without `--into`", help="with `--into`, `-o` is the weights")
+        raise fail(
+            "`--weights` cannot be used with `--into`", help="with `--into`, `-o` names the weights"
+        )
     if options.size is not None:
-        raise fail("`--size` goes without `--into`", help="with `--into`, the net has its size")
+        raise fail(
+            "`--size` cannot be used with `--into`", help="with `--into`, the net sets the size"
+        )
     if options.is_rebuild:
-        raise fail("`--rebuild` goes without `--into`", help="with `--into`, the net is yours")
+        raise fail(
+            "`--rebuild` cannot be used with `--into`", help="with `--into`, you provide the net"
+        )
     return import_weights(source, into, out, options)
 
 
@@ -117,7 +140,7 @@ def _import_net(
 
     check_model(source)
     if options.excluded:
-        raise fail("`--except` goes with `--into`", help="it leaves out layers of a net of yours")
+        raise fail("`--except` needs `--into`", help="it leaves out layers of an existing net")
     check_suffix(out, NET_SUFFIX, "`-o` names the net, `--weights` its weights")
     if weights is not None:
         check_suffix(weights, WEIGHTS_SUFFIX, "`--weights` names the weights")
@@ -130,7 +153,9 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
         return None
     found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text, re.ASCII)
     if found is None:
-        raise fail(f"`{text}` is no height and width", help="write it as in `--size 224x224`")
+        raise fail(
+            f"`{text}` is not a height and width", help="write, for example, `--size 224x224`"
+        )
     sides = found[1], found[2] or found[1]
     if max(map(len, sides)) > _MAX_SIDE_DIGITS:
         limit = f"{10**_MAX_SIDE_DIGITS - 1:,}"

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 def check(
     file: FileArgument,
     settings: SetOption = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if there are warnings.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with code 1 if there are warnings.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Parse, expand and infer every shape; report all errors, and warn about what is allowed but
@@ -101,10 +103,11 @@ def _diagnostic_as_json(diagnostic: Diagnostic) -> dict[str, Any]:
 @app.command()
 def fmt(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Files; `-` filters stdin.")
+        list[str], typer.Argument(metavar="FILE...", help="Files to format; `-` formats stdin.")
     ],
     check_only: Annotated[
-        bool, typer.Option("--check", help="Change nothing; exit 1 if a file would change.")
+        bool,
+        typer.Option("--check", help="Change nothing; exit with code 1 if a file would change."),
     ] = False,
 ) -> int:
     """Format files in the one canonical style; comments are kept.
@@ -121,7 +124,7 @@ def fmt(
             formatted = format_text(text, path)
             if path == "-" and not check_only:
                 if STANDARD_OUTPUT.was_closed:
-                    raise fail("there is no standard output for the filter to write to")
+                    raise fail("there is no standard output to write to")
                 print(formatted, end="")
             elif formatted != text:
                 if not check_only:
@@ -166,17 +169,7 @@ def test(
             {
                 "passed": len(results) - failed,
                 "failed": failed,
-                "tests": [
-                    {
-                        "name": r.name,
-                        "ok": r.ok,
-                        "expectations": [
-                            {"text": o.text, "ok": o.ok, "found": o.found} for o in r.outcomes
-                        ],
-                        "published": dict(r.published_accuracies),
-                    }
-                    for r in results
-                ],
+                "tests": [r.as_json() for r in results],
             }
         )
     else:
@@ -263,7 +256,7 @@ def _summarise_folder(
 def gradcheck(
     file: FileArgument,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, images and directions.")
+        int, typer.Option(min=0, max=2**31 - 1, help="Seed of the weights, images and directions.")
     ] = 1,
     shrink: ShrinkOption = None,
     settings: SetOption = None,

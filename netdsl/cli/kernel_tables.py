@@ -64,7 +64,7 @@ def _list_candidates(kernel: ExplainedKernel) -> Iterator[str]:
 
 def _format_cost(assessment: Assessment, unit: str) -> str:
     if assessment.cost is None:
-        return "to be timed on the device"
+        return "will be timed on the device"
     if math.isinf(assessment.cost):
         return "only if nothing else can"
     return f"{assessment.cost:,.0f} {unit}"

@@ -27,7 +27,10 @@ def evaluate(
     data: DataOption = None,
     size: Annotated[
         list[int] | None,
-        typer.Option(metavar="PIXELS", help="Short side of the pictures; several are averaged."),
+        typer.Option(
+            metavar="PIXELS",
+            help="Short side of the pictures; repeat it to average over several sizes.",
+        ),
     ] = None,
     flip: Annotated[
         bool, typer.Option("--flip", help="Average each picture with its mirror image.")

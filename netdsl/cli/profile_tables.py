@@ -51,7 +51,7 @@ def show_profile(profile: Profile, full: bool) -> None:
     if any(k.measurement.efficiency > 1 and k.is_filtered for k in profile.kernels):
         echo(
             "\nMore than 100%: convolutions by minimal filtering (Winograd) need only a quarter to"
-            "\na third of the multiplications that they are counted with."
+            "\na third of the multiplications that are counted for them."
         )
 
 

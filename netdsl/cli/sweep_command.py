@@ -49,12 +49,14 @@ def sweep(
         list[str] | None,
         typer.Option(
             metavar="'KEY=[...]'",
-            help="Values of a key, as --set takes it; repeat it for a grid.",
+            help="A key as for --set, and a list of values; repeat it for a grid.",
         ),
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(metavar="N", help="3 runs the seeds 1 to 3; a list is 1,5,7."),
+        typer.Option(
+            metavar="N", help="A number of seeds (3 means 1 to 3), or a list such as 1,5,7."
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -63,7 +65,7 @@ def sweep(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", metavar="DIR", help="Directory of the sweep; sweeps/NAME-N unless given."
+            "-o", "--out", metavar="DIR", help="Directory of the sweep; default: sweeps/NAME-N."
         ),
     ] = None,
     settings: SetOption = None,

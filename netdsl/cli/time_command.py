@@ -20,10 +20,11 @@ def time_(
     batch: BatchOption = None,
     device: DeviceOption = "auto",
     rounds: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Times are medians of this many rounds.")
+        int,
+        typer.Option(min=1, max=10_000, help="Number of rounds; the times are medians over them."),
     ] = 9,
     full: Annotated[
-        bool, typer.Option("--full", help="Every kernel and layer, not only the slowest.")
+        bool, typer.Option("--full", help="Print every kernel and layer, not only the slowest.")
     ] = False,
     settings: SetOption = None,
     as_json: JsonOption = False,

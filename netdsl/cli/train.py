@@ -53,7 +53,7 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", metavar="DIR", help="Directory of the run; runs/NAME-N unless given."
+            "-o", "--out", metavar="DIR", help="Directory of the run; default: runs/NAME-N."
         ),
     ] = None,
     resume: ResumeOption = None,
@@ -71,14 +71,20 @@ def train(
     settings: SetOption = None,
     watch: Annotated[
         str | None,
-        typer.Option(metavar="WHAT", help="gradients,activations: per layer, in metrics.jsonl."),
+        typer.Option(
+            metavar="WHAT",
+            help="Record gradients, activations or both "
+            "(gradients,activations) per layer in metrics.jsonl.",
+        ),
     ] = None,
-    watch_every: Annotated[int, typer.Option(min=1, help="Updates between two records.")] = 100,
+    watch_every: Annotated[
+        int, typer.Option(min=1, help="Number of updates between records.")
+    ] = 100,
     overfit: Annotated[
         bool, typer.Option("--overfit", help="Overfit one batch; nothing is saved.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
+        bool, typer.Option("--dry-run", help="Print what the run would do, without starting it.")
     ] = False,
     as_json: JsonOption = False,
 ) -> int:

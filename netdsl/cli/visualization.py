@@ -102,12 +102,15 @@ def visualize(
     place: Annotated[
         str,
         typer.Argument(
-            metavar="LAYER[:CHANNEL]", help=f"Its first {MAX_CHANNELS} channels, or one."
+            metavar="LAYER[:CHANNEL]",
+            help=f"A layer (its first {MAX_CHANNELS} channels), or one of its channels.",
         ),
     ],
     out: OutOption,
     steps: Annotated[int, typer.Option(min=1, max=100_000, help="Steps of gradient ascent.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of noise and jitter.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seed of the noise and jitter.")
+    ] = 1,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
@@ -139,7 +142,7 @@ def visualize(
     unchanged = [str(c) for c, before, after in rows if not after > before]
     if unchanged:
         echo_stderr(
-            f"no gradient to follow for {layer}:{', '.join(unchanged)}; "
+            f"there is no gradient to follow for {layer}:{', '.join(unchanged)}; "
             "the place before its ReLU may have one"
         )
     return OK

@@ -73,7 +73,7 @@ def check_limit_classes(limit: Limit, classes: Sequence[str]) -> None:
     for name, _ in limit if isinstance(limit, tuple) else ():
         if name not in classes:
             help = suggest_name(name, classes, "its classes are")
-            message = f"`limit` names the class `{escape_line(name)}`, which the data lacks"
+            message = f"`limit` names the class `{escape_line(name)}`, which is not in the data set"
             raise fail(message, help=help or f"its classes are {abbreviate(classes)}")
 
 

@@ -13,7 +13,7 @@ _WRITTEN = {
     "≠": "write `!=`",
     "&": "write `and`",
     "?": "write `a if condition else b`",
-    "…": "three dots stand for nothing here; write out what they mean",
+    "…": "three dots have no meaning here; write out what they stand for",
 }
 
 
@@ -59,8 +59,8 @@ def describe_foreign_letters(name: str) -> str | None:
 def _explain_invisible(source: Source, position: int) -> Diagnostic:
     character = source.text[position]
     is_space = unicodedata.category(character) == "Zs"
-    kind = "a space that is not the usual one" if is_space else "an invisible character"
-    help = "type a usual space in its place" if is_space else "delete it, and type the word again"
+    kind = "a non-standard space" if is_space else "an invisible character"
+    help = "replace it with an ordinary space" if is_space else "delete it, and type the word again"
     if character == "\r":
         kind, help = "a carriage return without a line feed", "end lines with a line feed (LF)"
     span = Span(source, position, position + 1)

@@ -95,12 +95,15 @@ def _check_foreign_syntax(context: SyntaxErrorContext) -> Diagnostic | None:
         span = replace(context.span, end=context.span.start + len(symbol))
         return Diagnostic(f"`{symbol}` does not belong here", span, help)
     if _FUNCTION_KEYWORDS & {context.token, context.previous_token}:
-        help = "a function of numbers is `let f(a, b=2) = a + b`, one of layers a `block`"
+        help = (
+            "write a function of numbers as `let f(a, b=2) = a + b`, a function of layers as "
+            "a `block`"
+        )
         return context.unexpected_token(help)
     if context.token in _PYTHON_KEYWORDS or context.previous_token in _PYTHON_KEYWORDS:
         import_keywords = {"import", "from"} & {context.token, context.previous_token}
         use_hint = '; load blocks from a file with `use "FILE.net"`' if import_keywords else ""
-        return context.unexpected_token(f"a .net file contains no Python{use_hint}")
+        return context.unexpected_token(f"a .net file cannot contain Python{use_hint}")
     return None
 
 
@@ -171,17 +174,24 @@ def _check_slices(context: SyntaxErrorContext) -> Diagnostic | None:
         help = "a slice has no step: `x[a:b]` takes every entry from `a` up to `b`"
         return context.unexpected_token(help)
     if context.token == "," and "COLON" in context.expected:
-        return context.unexpected_token("`x[a]` takes one entry, `x[a:b]` those from `a` up to `b`")
+        return context.unexpected_token(
+            "`x[a]` is one entry, `x[a:b]` the entries from `a` up to `b`"
+        )
     return None
 
 
 def _check_expressions(context: SyntaxErrorContext) -> Diagnostic | None:
     """Checks functions, loops in lists, `in` and `as`."""
     if context.previous_token == "in" and context.expected == {"DOT"}:
-        help = "`in` is what flows in; its sizes are `in.channels`, `in.height` and `in.width`"
+        help = (
+            "`in` is the input of the block; its sizes are `in.channels`, `in.height` and "
+            "`in.width`"
+        )
         return context.unexpected_token(help)
     if context.token == "for" and {"RSQB", "COMMA"} & context.expected:
-        help = "a list has no loop; write its entries, or a `for` around the layers"
+        help = (
+            "a list cannot contain a loop; write out its entries, or put a `for` around the layers"
+        )
         return context.unexpected_token(help)
     if context.token == "{" and context.previous_token == ")" and context.expected == {"EQUAL"}:
         help = "a function is one expression, `let f(a) = a + 1`; layers go in a `block`"
@@ -189,7 +199,7 @@ def _check_expressions(context: SyntaxErrorContext) -> Diagnostic | None:
     if context.token == "," and context.expected <= {"EQUAL", "LPAR"}:
         return context.unexpected_token("`let` defines one name; `x[0]` takes an entry of a list")
     if context.token == "as" and {"COMMA", "_IN"} <= context.expected:
-        return context.unexpected_token("the index comes behind the list: `for c in list as i`")
+        return context.unexpected_token("the index comes after the list: `for c in list as i`")
     if context.previous_token == "as" and context.expected == {"NAME"}:
         return context.unexpected_token("name the index: `block * n as i`, `for c in list as i`")
     if "_ARROW" in context.expected and "as" in (context.token, context.previous_token):
@@ -221,7 +231,7 @@ def _check_arithmetic(context: SyntaxErrorContext) -> Diagnostic | None:
     if can_begin_element and re.match(r"\d+\s*\*", context.remaining_text):
         return context.unexpected_token(f"the repeat count comes last: `relu * {context.token}`")
     if context.previous_token in ("->", "{", "|") and context.token.isdigit():
-        help = f"a number in the shape of what flows in is `constant({context.token})`"
+        help = f"for a constant in the shape of the input, write `constant({context.token})`"
         return context.unexpected_token(help)
     if (
         context.previous_token == ","

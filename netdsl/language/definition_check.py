@@ -41,15 +41,16 @@ def _check_variables(item: s.Item) -> Iterator[Diagnostic]:
                 yield from _check_repeated_parameters(params)
                 yield from _check_parameter_order(params)
             case s.For(index=str(index)) if index in node.variables:
-                message = f"the index of this loop is called `{index}`, as its variable"
-                yield Diagnostic(message, node.items.span, "give each a name of its own")
+                message = f"the index and a variable of this loop are both called `{index}`"
+                yield Diagnostic(message, node.items.span, "give them different names")
             case s.For() if len({*node.variables}) < len(node.variables):
                 message = "two variables of this loop have the same name"
-                yield Diagnostic(message, node.items.span, "give each a name of its own")
+                yield Diagnostic(message, node.items.span, "give them different names")
         for name in s.names_given_by(node):
             if name in _WORDS_OF_EXPRESSIONS:
                 message = (
-                    f"`{name}` is a word of expressions: nothing can read a value of that name"
+                    f"`{name}` is a reserved word in expressions, so nothing could read a value "
+                    f"of that name"
                 )
                 yield Diagnostic(message, node.span, f"choose another, such as `{name}_`")
 
@@ -88,7 +89,7 @@ def _check_let_values(item: s.Item, program: Program) -> Iterator[Diagnostic]:
                 case _:
                     continue
             if is_layer(name, program) and name not in bound and name not in program.lets:
-                help = f"a layer with another name is a block: `block {let.name} {{ {name} }}`"
+                help = f"to rename a layer, define a block: `block {let.name} {{ {name} }}`"
                 yield Diagnostic(LAYER_IN_LET, let.value.span, help)
 
 

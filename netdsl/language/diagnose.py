@@ -74,7 +74,7 @@ def _explain(
     if token is None and previous is None:
         return Diagnostic("there is nothing to read here", Span(source, start, start + 1))
     if token and token[0] == "if" and "VBAR" in _expected_terminals(error):
-        help = "the condition of a branch stands on the line where its chain ends: `a if condition`"
+        help = "write the condition of a branch on the line where its chain ends: `a if condition`"
         return Diagnostic("a line begins with `if`", _match_span(source, token), help)
     bad_bracket = _check_brackets(source, preceding, token, error)
     if bad_bracket:
@@ -152,7 +152,9 @@ def _check_brackets(
     closers = {_CLOSING_BRACKETS[m[0]] for m in open_brackets}
     if token is not None and token[0] in set(_CLOSING_BRACKETS.values()) - closers:
         span = _match_span(source, token)
-        return Diagnostic(f"`{token[0]}` closes nothing", span, "remove it, or open it earlier")
+        return Diagnostic(
+            f"`{token[0]}` has no opening bracket", span, "remove it, or open it earlier"
+        )
     if not open_brackets:
         return None
     closer = _CLOSING_BRACKETS[open_brackets[-1][0]]

@@ -65,6 +65,15 @@ def elaborate(
     net_name = program.resolve_net_name(name)
     net, arguments_by_name = resolve_instance(program, net_name, budget)
     span = program.net_table.find(net_name).item.span
+    missing = [p.name for p in net.params if p.default is None and p.name not in arguments_by_name]
+    if missing:
+        values = ", ".join(f"{name}=VALUE" for name in missing)
+        raise fail(
+            f"`{net_name}` needs {' and '.join(f'`{name}`' for name in missing)}",
+            span,
+            help=f"set it with {' '.join(f'`--set {name}=VALUE`' for name in missing)}, or write "
+            f"`net my = {net_name}({values})`",
+        )
     variables = bind_arguments(program, net, tuple(arguments_by_name.values()), span, budget)
     return _Elaborator(program, settings, budget).run(net_name, net, variables)
 
@@ -91,7 +100,7 @@ class _Elaborator:
         if end is MissingValue.NOTHING and not self.builder.errors:
             help = "begin it with `input(height x width x channels)`, such as `input(28x28x1)`"
             self._report_error(
-                fail(f"the net `{net.name}` takes no input", net.span, help=help), frame
+                fail(f"the net `{net.name}` has no input", net.span, help=help), frame
             )
         main = end if isinstance(end, ChainValue) else None
         network = self.builder.build_network(name, main)
@@ -265,8 +274,8 @@ class _Elaborator:
 
     def _visit_incoming(self, element: s.Incoming, frame: Frame) -> OptionalChainValue:
         if frame.incoming is MissingValue.NOTHING and not frame.call_stack:
-            help = "`in` is what flows into a block; in a net a label names a value"
-            self._report_error(fail("nothing flows into a net", element.span, help=help), frame)
+            help = "`in` is the input of a block; in a net, use a label to name a value"
+            self._report_error(fail("a net has no `in`", element.span, help=help), frame)
             return MissingValue.INVALID
         return frame.incoming
 
@@ -276,7 +285,7 @@ class _Elaborator:
         try:
             count = evaluate(repeat.count, frame.expression_scope(current))
             if isinstance(count, bool) or not isinstance(count, int):
-                message = f"the repeat count is a whole number, not {format_value(count)}"
+                message = f"the repeat count must be a whole number, not {format_value(count)}"
                 raise fail(message, repeat.count.span, help=suggest_for_value(count))
             if not 0 <= count <= MAX_REPEATS:
                 help = f"the repeat count can be from 0 to {MAX_REPEATS:,}"
@@ -419,7 +428,7 @@ class _Elaborator:
     ) -> OptionalChainValue:
         self._check_no_branches(step)
         if not is_first:
-            raise fail("an input begins a chain; nothing flows into it", step.span)
+            raise fail("an input can only begin a chain", step.span)
         arguments = evaluate_arguments(step.args, frame.expression_scope(MissingValue.NOTHING))
         shape = _INPUT.bind(arguments, step.span)["shape"]
         name_scope = self._input_scope(frame, label)
@@ -455,7 +464,7 @@ class _Elaborator:
         if len(values) < len(inputs):
             if MissingValue.NOTHING in inputs:
                 help = "begin the net with `input(height x width x channels)`"
-                raise fail(f"nothing flows into `{step.name}`", step.name_span, help=help)
+                raise fail(f"`{step.name}` has no input", step.name_span, help=help)
             return MissingValue.INVALID
         caller = frame.call_stack[-1] if frame.call_stack else None
         return self.builder.add_call(
@@ -487,8 +496,8 @@ class _Elaborator:
                 self._report_error(e, frame, branch.span)
                 kept.append((branch, MissingValue.INVALID))
         if not kept:
-            help = "a branch without `if` always stays; `identity` passes the input through"
-            raise fail(f"every branch of `{step.name}` is left out", step.name_span, help=help)
+            help = "a branch without `if` is always kept; `identity` passes the input through"
+            raise fail(f"all branches of `{step.name}` are left out", step.name_span, help=help)
         return kept
 
 

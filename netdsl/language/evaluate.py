@@ -18,7 +18,7 @@ from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_NUMBER, STEPS_PER_LAYER
 from netdsl.parameter_types import AnyValue
 from netdsl.signature import REQUIRED, Param, Signature, suggest_for_value
-from netdsl.values import Argument, Call, Size, Symbol, Value, format_value
+from netdsl.values import Argument, Call, Size, Symbol, Text, Value, format_value
 
 
 class InvalidValue:
@@ -155,7 +155,7 @@ def evaluate_arguments(args: Sequence[s.Arg] | None, scope: Scope) -> tuple[Argu
 def evaluate_condition(expr: s.Expression, scope: Scope) -> bool:
     value = evaluate(expr, scope)
     if not isinstance(value, bool):
-        raise fail(f"a condition is `yes` or `no`, not {format_value(value)}", expr.span)
+        raise fail(f"a condition must be `yes` or `no`, not {format_value(value)}", expr.span)
     return value
 
 
@@ -200,10 +200,10 @@ def _evaluate_member(expr: s.MemberExpr, scope: Scope) -> Value:
     if isinstance(scope.members, InvalidValue):
         raise NetError()
     if scope.members is None:
-        raise fail("nothing flows in here, so `in` has no shape", expr.span)
+        raise fail("there is no input here, so `in` has no shape", expr.span)
     if expr.name not in scope.members:
         known = ["channels", "height", "width"]
-        message = f"what flows in has no `{expr.name}`"
+        message = f"the input has no `{expr.name}`"
         if expr.name in known:
             message += ": it is a vector, not an image"
             known = ["channels"]
@@ -225,7 +225,7 @@ def _evaluate_index(expr: s.IndexExpr, scope: Scope) -> Value:
         if isinstance(index_expr, s.Slice):
             value = _evaluate_slice(value, index_expr, scope)
             continue
-        index = _evaluate_position(index_expr, scope, "an index is")
+        index = _evaluate_position(index_expr, scope, "an index must be")
         if not -len(value) <= index < len(value):
             raise fail(
                 f"the list has {len(value)} entries, so there is no [{index}]", index_expr.span
@@ -238,7 +238,7 @@ def _evaluate_slice(value: tuple[Value, ...], expr: s.Slice, scope: Scope) -> tu
     """Some entries of a list. Ends behind its own are clipped, negative ones count from its end."""
     scope.budget.spend_value(value, expr.span)
     ends = (
-        None if e is None else _evaluate_position(e, scope, "the ends of a slice are")
+        None if e is None else _evaluate_position(e, scope, "the ends of a slice must be")
         for e in (expr.start, expr.stop)
     )
     return value[slice(*ends)]
@@ -247,7 +247,7 @@ def _evaluate_slice(value: tuple[Value, ...], expr: s.Slice, scope: Scope) -> tu
 def _evaluate_position(expr: s.Expression, scope: Scope, subject: str) -> int:
     position = evaluate(expr, scope)
     if isinstance(position, bool) or not isinstance(position, int):
-        kind = "a whole number" if subject.endswith("is") else "whole numbers"
+        kind = "a whole number" if subject.startswith("an ") else "whole numbers"
         raise fail(
             f"{subject} {kind}, not {format_value(position)}",
             expr.span,
@@ -464,7 +464,7 @@ def name_arguments(
 _EVALUATORS: dict[type, Callable[[Any, Scope], Value]] = {
     s.NumberLiteral: _evaluate_number,
     s.SizeLiteral: lambda e, scope: e.value,
-    s.StringLiteral: lambda e, scope: e.value,
+    s.StringLiteral: lambda e, scope: Text(e.value, e.span),
     s.Name: _evaluate_name,
     s.ListLiteral: _evaluate_list,
     s.PairLiteral: _evaluate_pair,

@@ -45,7 +45,8 @@ def _unknown_name_help(name: str, frame: Frame, program: Program) -> str:
     if isinstance(value, Call):
         return f"`let` names numbers and lists; write `block {name} {{ {value} }}`"
     if isinstance(value, Symbol):
-        return f"`{name}` is a word here, {value}: `if {name} == {value} {{ {value} }}` compares it"
+        condition = f"if {name} == {value} {{ {value} }}"
+        return f"`{name}` is the word {value} here: compare it, as in `{condition}`"
     if not isinstance(value, Unknown | InvalidValue):
         kind = _name_kind(value)
         return f"`{name}` is {kind} here; a label names a value in the chain: `{name}: ...`"
@@ -57,11 +58,11 @@ def suggest_for_unknown_layer(name: str, labels: Iterable[str], program: Program
     if name in FUNCTIONS:
         return f"`{name}` is a function of numbers, not a layer"
     if program.has_net(name):
-        return f"`{name}` is a net, and only blocks are layers: put its body into a `block`"
+        return f"`{name}` is a net; only blocks can be used as layers: put its body into a `block`"
     known = [*LAYERS, *program.blocks, *labels, "input"]
     if suggestion := suggest_alias(name, known):
         return suggestion
-    define = f"define `block {name}(...) {{ ... }}`, or `use` the file that has it"
+    define = f"define `block {name}(...) {{ ... }}`, or `use` the file that defines it"
     if letters := describe_foreign_letters(name):
         return letters
     near = suggest_spelling(name, known)
@@ -122,7 +123,7 @@ def unpack_item(loop: s.For, index: int, item: Value) -> dict[str, Value]:
             help += f"; `for {names[1]} in list as {names[0]}` counts the entries"
         raise fail(
             f"`for {', '.join(names)}` needs {len(names)} values per iteration, "
-            f"{format_value(item)} {problem}",
+            f"but {format_value(item)} {problem}",
             span,
             help=help,
         )

@@ -75,9 +75,9 @@ class Network:
         numbered = re.compile(r"\d*\.".join(map(re.escape, path.split("."))) + r"\d*")
         found = [p for p in self.nodes_by_path if numbered.fullmatch(p)]
         if found:
-            reason = "repeats and siblings of one name are numbered"
+            reason = "repeats and siblings with the same name are numbered"
         else:
-            reason = "a path contains the labels and blocks on the way"
+            reason = "a path includes the labels and blocks along the way"
             found = [p for p in self.nodes_by_path if p.endswith(f".{path}")]
         more = ", ..." if len(found) > _MAX_SHOWN else ""
         return f"{reason}: {', '.join(found[:_MAX_SHOWN])}{more}" if found else None

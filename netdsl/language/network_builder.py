@@ -235,7 +235,7 @@ def _positional_arguments_hint(call: LayerCall) -> str | None:
         return None
     named_arguments = [replace(a, name=p.name) for a, p in zip(positional, params, strict=False)]
     text = format_call(call.step.name, named_arguments)
-    return f"read as {text}; input channels are never given"
+    return f"read as {text}; input channels are always inferred"
 
 
 def _add_origin_notes(error: NetError, call: LayerCall) -> NetError:
@@ -250,7 +250,7 @@ def _add_origin_notes(error: NetError, call: LayerCall) -> NetError:
             for i, (branch, f) in enumerate(zip(call.branches, inputs, strict=True))
         ]
     else:
-        origins = [f"what flows in: {inputs[0].origin.describe(step.span)}"]
+        origins = [f"its input: {inputs[0].origin.describe(step.span)}"]
     width = max(map(len, origins))
     notes = tuple(f"{o:<{width}}  {f.format_size()}" for o, f in zip(origins, inputs, strict=True))
     located = error.with_default_span(step.name_span if call.branches else step.span)

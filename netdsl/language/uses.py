@@ -56,9 +56,12 @@ class NetTable:
             help = suggest_name(name, [*self.own, *self.used], "nets here")
             raise fail(f"{self.file} contains no net called `{name}`", span, help=help)
         if len(found) > 1:
-            message = f"`{name}` is a net of several files that {self.file} uses"
+            message = f"several files that {self.file} uses define a net `{name}`"
             notes = tuple(f"at {x.item.span}" for x in found)
-            help = f"give one a name of its own: `net my_{name} = {name}` in a file between them"
+            help = (
+                f"give only one of them another name with `net my_{name} = {name}` in a file in "
+                f"between"
+            )
             raise NetError(Diagnostic(message, span, help, notes))
         return found[0]
 
@@ -143,7 +146,10 @@ class _Loader:
             first, second = a[name].span, b[name].span
             message = f"the {noun} `{name}` is defined in two files"
             if use is None:
-                help = f"rename yours: {first.source.name}, which is used here, has a `{name}` too"
+                help = (
+                    f"rename this one: {first.source.name}, which this file uses, also "
+                    f"defines `{name}`"
+                )
                 self.errors.add(Diagnostic(message, second, help, (f"at {first}",)))
             else:
                 notes = (f"at {first}", f"at {second}")

@@ -145,7 +145,7 @@ def add_bias(site: Site, y: Node, bias: bool | BoundCall) -> Node:
 def _check_groups(inner: int, outer: int, groups: int) -> None:
     if inner % groups or outer % groups:
         raise fail(
-            f"{inner} channels in and {outer} out do not divide into {groups} groups",
+            f"{inner} channels in and {outer} out cannot be divided into {groups} groups",
             help="both must be multiples of `groups`",
         )
 
@@ -196,7 +196,7 @@ def _depthwise(
         raise fail(
             f"a {dims(kernel)} window does not fit into {h}x{w}",
             help="`depthwise` takes a kernel, stride and `pad`, as in `depthwise(3x3, pad=1)`; "
-            "the channels are those of the input",
+            "the number of channels comes from the input",
         )
     return _conv(site, x, c * multiplier, kernel, stride, pad, dilation, c, **states)
 

@@ -121,7 +121,8 @@ class ChannelInitialiser:
         needs = chosen.record.needs
         if needs == "rows" or (needs == "fans" and not self.allows_fans):
             raise fail(
-                f"`{chosen.name}` is for weights: one value for each channel has no {needs}",
+                f"`{chosen.name}` is for weight tensors: a vector with one value per channel has "
+                f"no {needs}",
                 chosen.span,
                 help=CHANNEL_INITIALISER_HELP,
             )

@@ -95,8 +95,8 @@ class Site:
         existing = self.b.nodes.get(path)
         if existing is not None and existing.type != kind:
             raise fail(
-                f"the shared `{path}` is {dims(existing.type.shape)}, "
-                f"here it would be {dims(shape)}",
+                f"the shared `{path}` is {dims(existing.type.shape)}, but here it would be "
+                f"{dims(shape)}",
                 help="a shared chain needs the same channels wherever it is used",
             )
         return self.b.state(path, kind, distribution, trainable)

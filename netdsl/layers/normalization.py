@@ -96,7 +96,7 @@ def _groupnorm(site: Site, x: Node, groups: int, eps: float, **scale: Any) -> No
     """Wu & He 2018: moments of each sample over the image and a group of channels."""
     c = channel_count(x)
     if c % groups:
-        raise fail(f"{c} channels do not divide into {groups} groups")
+        raise fail(f"{c} channels cannot be divided into {groups} groups")
     b, axes = site.b, tuple(range(1, x.type.rank - 1))
     if axes:
         m = _group_moments(site, b.moments(x, axes=axes), groups)

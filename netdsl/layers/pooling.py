@@ -51,7 +51,8 @@ def _check_windows(name: str, to: Pair | None, window: dict[str, Any]) -> None:
     if to is None and window["kernel"] is None:
         raise fail(
             f"`{name}` needs `kernel` or `to`",
-            help=f"`{name}(2x2)` pools windows of 2x2, `{name}(to=7x7)` whatever gives 7x7",
+            help=f"`{name}(2x2)` pools windows of 2x2; `{name}(to=7x7)` chooses windows that "
+            f"give 7x7",
         )
     defaults = {"stride": None, "pad": _NO_PADS, "kernel": None}
     given = [k for k, v in window.items() if v != defaults.get(k, False)]

@@ -35,9 +35,9 @@ class _SampleShape(Shape):
         sizes = value if isinstance(value, tuple) else (value,)
         if -1 in sizes:
             raise fail(
-                "`reshape` infers no size: give all of them",
-                help="`flatten` makes one row of each sample; `in.height`, `in.width` and "
-                "`in.channels` are the sizes that flow in",
+                "`reshape` does not infer sizes: give all of them",
+                help="`flatten` turns each sample into one row; `in.height`, `in.width` and "
+                "`in.channels` are the sizes of the input",
             )
         return super().accept(value)
 
@@ -101,8 +101,8 @@ def _pad(
         return site.b.pad(x, low=low, high=high, interior=(0, 0, 0, 0), value=value)
     if value != 0:
         raise fail(
-            f"`value` of `pad` does not go with `mode={mode}`",
-            help="`mode=constant` fills the border with `value`; `edge` and `reflect` take it "
+            f"`value` of `pad` cannot be used with `mode={mode}`",
+            help="`mode=constant` fills the border with `value`; `edge` and `reflect` fill it "
             "from the image",
         )
     for axis, (name, pair) in enumerate(zip(_AXIS_NAMES, pairs, strict=True), start=1):
@@ -114,8 +114,8 @@ def _pad(
         if mode == "reflect" and max(pair) >= size:
             raise fail(
                 f"`pad(mode=reflect)` cannot add {max(pair)} to a {name} of {size}",
-                help=f"a reflection does not repeat the edge: at most {size - 1} here; `mode=edge` "
-                "takes more",
+                help=f"a reflection does not repeat the edge: at most {size - 1} here; "
+                f"`mode=edge` allows more",
             )
         x = _extend(site, x, axis, *pair, mode)
     return x
@@ -220,7 +220,7 @@ def _pixel_shuffle(site: Site, x: Node, factor: tuple[int, int]) -> Node:
     fh, fw = factor
     if c % (fh * fw):
         raise fail(
-            f"{c} channels do not divide into blocks of {fh}x{fw} pixels",
+            f"{c} channels cannot be divided into blocks of {fh}x{fw} pixels",
             help=f"`pixel_shuffle({dims(factor) if fh != fw else fh})` needs a multiple of "
             f"{fh * fw} channels",
         )
@@ -234,9 +234,9 @@ def _reshape(site: Site, x: Node, shape: tuple[int, ...]) -> Node:
     if size != count:
         raise fail(
             f"`reshape({dims(shape)})` needs {count:,} values, "
-            f"{dims(x.type.shape[1:])} has {size:,}",
+            f"but {dims(x.type.shape[1:])} has {size:,}",
             help="a reshape keeps the values of a sample and their order; `fc` or `conv` changes "
-            "how many there are",
+            "their number",
         )
     return site.b.reshape(x, shape=(x.type.shape[0], *shape))
 
@@ -258,7 +258,7 @@ def _shuffle(site: Site, x: Node, groups: int) -> Node:
     c = channel_count(x)
     if c % groups:
         raise fail(
-            f"{c} channels do not divide into {groups} groups",
+            f"{c} channels cannot be divided into {groups} groups",
             help="`shuffle` needs a number of channels that is a multiple of `groups`",
         )
     b, last = site.b, x.type.rank
@@ -277,14 +277,27 @@ LAYERS = (
         Signature(
             "slice",
             (
-                Param("height", _SLICE_RANGE, None),
-                Param("width", _SLICE_RANGE, None),
-                Param("channels", _SLICE_RANGE, None),
-                Param("step", Extent(), 1, "keep every n-th pixel"),
+                Param(
+                    "height",
+                    _SLICE_RANGE,
+                    None,
+                    "`[start, stop]`: these rows, from 0, without stop",
+                ),
+                Param("width", _SLICE_RANGE, None, "likewise columns"),
+                Param(
+                    "channels", _SLICE_RANGE, None, "likewise channels: `[0, 32]` are the first 32"
+                ),
+                Param(
+                    "step",
+                    Extent(),
+                    1,
+                    "keep every n-th pixel, counted from the first row and column that is kept: "
+                    "`step=2`, or `step=1x2` for columns only",
+                ),
             ),
         ),
         _slice,
-        doc="part of an image, or every second pixel of it",
+        doc="part of an image, its channels, or every n-th pixel",
         narrow=_narrow_slice,
     ),
     Layer(
@@ -292,9 +305,9 @@ LAYERS = (
         Signature(
             "pad",
             (
-                Param("height", _PAD_AMOUNT, 0),
-                Param("width", _PAD_AMOUNT, 0),
-                Param("channels", _PAD_AMOUNT, 0),
+                Param("height", _PAD_AMOUNT, 0, "rows above and below"),
+                Param("width", _PAD_AMOUNT, 0, "columns at the left and right"),
+                Param("channels", _PAD_AMOUNT, 0, "channels before and after"),
                 Param("value", Float(), 0.0),
                 Param(
                     "mode",
@@ -306,8 +319,8 @@ LAYERS = (
             ),
         ),
         _pad,
-        doc="a border: one amount, or [before, after]; of `value`, or with the mode `edge` or "
-        "`reflect` of the image's own pixels",
+        doc="a border: one amount for both sides, or [before, after]; of `value`, or with the mode "
+        "`edge` or `reflect` of the image's own pixels",
         narrow=_narrow_padding,
     ),
     Layer(

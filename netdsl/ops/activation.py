@@ -87,9 +87,9 @@ def _leaky_relu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
 def _clamp_shape(x: TensorType, low: float, high: float) -> TensorType:
     require(
         low <= high,
-        f"`low` of `clamp` is {low:g}, above `high`, which is {high:g}",
-        help="the lower limit comes first, as in `clamp(-1, 1)`; `low` is 0 and `high` is 6 unless "
-        "they are given",
+        f"`low` of `clamp` is {low:g}, which is greater than `high`, {high:g}",
+        help="the lower limit comes first, as in `clamp(-1, 1)`; the defaults are `low=0` and "
+        "`high=6`",
     )
     return unary_shape(x)
 

@@ -35,7 +35,7 @@ def _check_image(x: TensorType) -> None:
 def _check_groups(groups: int, inner: int, outer: int) -> None:
     """Checks that the groups divide the input and output channels."""
     divides = groups >= 1 and inner % groups == outer % groups == 0
-    require(divides, f"{inner} channels in and {outer} out do not divide into {groups} groups")
+    require(divides, f"{inner} channels in and {outer} out cannot be divided into {groups} groups")
 
 
 def _conv2d_shape(

@@ -33,7 +33,7 @@ def output_size(size: Pair, kernel: Pair, stride: Pair, pad: Pads, dilation: Pai
             raise fail(
                 f"a {dims(kernel)} window does not fit into {dims(size)}"
                 + (" with its padding" if sum(pad[axis]) else ""),
-                help="use a smaller kernel or stride before it, or give it more `pad`",
+                help="use a smaller kernel, smaller strides before it, or a larger `pad`",
             )
         out.append((padded_size - window_size) // stride[axis] + 1)
     return out[0], out[1]

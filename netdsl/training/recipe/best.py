@@ -57,7 +57,11 @@ class CriterionKind:
         if isinstance(value, Symbol | Call) and value.name in METRIC_NAMES:
             name = read_metric(value)
             help = f"write `{choose_direction(name.metric)}({value})`"
-            raise fail(f"`best = {value}` does not say which is better", value.span, help=help)
+            raise fail(
+                f"`best = {value}` does not say whether more or less is better",
+                value.span,
+                help=help,
+            )
         if not isinstance(value, Call) or value.name not in ("max", "min"):
             raise TypeMismatch("`max` or `min` of a metric such as `max(val_f1)`, or `none`")
         if len(value.arguments) != 1:
@@ -65,7 +69,8 @@ class CriterionKind:
         name = read_metric(value.arguments[0].value, value.span)
         if name.part != PART:
             raise fail(
-                f"`{name}` cannot choose the best epoch: it is not of the validation images",
+                f"`{name}` cannot choose the best epoch: it is not measured on the validation "
+                f"images",
                 value.span,
                 help=_advise_part(value.name, name),
             )
@@ -79,7 +84,7 @@ def choose_direction(metric: Metric) -> str:
 
 def _advise_part(direction: str, name: MetricName) -> str:
     advice = f"write `{direction}({replace(name, part=PART)})`"
-    return f"a test set must not choose what it tests: {advice}" if name.part == "test" else advice
+    return f"the test set must not influence training: {advice}" if name.part == "test" else advice
 
 
 def read_metric(value: Value, span: Span | None = None) -> MetricName:
@@ -109,10 +114,10 @@ def find_metric_of_class(name: str, arguments: Sequence[Value], span: Span | Non
     if known.metric.measure_classes is None:
         part = PART if known.part == "train" else known.part
         by_class = [f"{part}_{m.name}" for m in METRICS.values() if m.measure_classes is not None]
-        help = suggest_name(name, by_class, "metrics of a class are")
-        raise fail(f"`{name}` has no value for one class", span, help=help)
+        help = suggest_name(name, by_class, "metrics with a value per class")
+        raise fail(f"`{name}` has no value per class", span, help=help)
     if len(arguments) != 1 or not isinstance(arguments[0], str):
         example = arguments[0] if arguments and isinstance(arguments[0], int) else "ants"
         help = f'give its name in quotes: `{name}("{example}")`'
-        raise fail(f"`{name}` is of all classes, or of one", span, help=help)
+        raise fail(f"`{name}(...)` takes the name of one class", span, help=help)
     return replace(known, class_name=arguments[0])

@@ -32,7 +32,8 @@ class ClassWeightsKind:
             return BALANCED
         if not isinstance(value, tuple) or not value or isinstance(value[0], str):
             raise TypeMismatch(
-                '`none`, `balanced`, a list of a number for each class, or pairs: `[("CLASS", 5)]`'
+                '`none`, `balanced`, a list with a number for each class, or pairs: `[("CLASS", '
+                "5)]`"
             )
         if any(isinstance(entry, tuple) for entry in value):
             pairs = _PAIRS.accept(value)
@@ -42,7 +43,7 @@ class ClassWeightsKind:
             return pairs
         weights: tuple[float, ...] = _NUMBERS.accept(value)
         if not any(weights):
-            raise TypeMismatch("weights of which one is above 0")
+            raise TypeMismatch("weights with at least one above 0")
         return weights
 
 
@@ -53,7 +54,8 @@ def check_weight_count(weights: ClassWeights, classes: int, span: Span | None) -
         raise fail(
             f"`class_weights` has {count}, but there are {classes:,} classes",
             span,
-            help='give one for each class, in their order, or pairs: `[("CLASS", 5)]`',
+            help='give one weight per class, in the order of the classes, or pairs: `[("CLASS", '
+            "5)]`",
         )
 
 

@@ -81,7 +81,7 @@ def find_pytorch_order(subject: Subject) -> Iterator[Finding]:
                 f"`{layer.call}` has {given['channels']} channels, as many as its input, and a "
                 f"kernel of {kernel} with stride {stride}",
                 layer.span,
-                f"input channels are never given: did you mean `{layer.layer_type}({meant})`?",
+                f"input channels are always inferred: did you mean `{layer.layer_type}({meant})`?",
             )
 
 
@@ -178,8 +178,8 @@ def find_channel_fans(subject: Subject) -> Iterator[Finding]:
         for name, value in layer.arguments.items():
             if name != "weight" and isinstance(value, BoundCall) and value.record.needs == "fans":
                 yield Finding(
-                    f"`{name}={value}` of `{layer.layer_type}`: one value for each channel has no "
-                    "fans, and the number of channels stands for them",
+                    f"`{name}={value}` of `{layer.layer_type}`: a vector with one value per "
+                    f"channel has no fans, so the number of channels is used instead",
                     layer.span,
                     CHANNEL_INITIALISER_HELP,
                 )
@@ -358,8 +358,11 @@ def find_dying_scores(subject: Subject) -> Iterator[Finding]:
         return
     network, graph = subject.network, subject.network.graph
     for name in graph.outputs.values():
-        node = skip_ops(graph, graph[name], (*PASSING_OPS, *POOLING_OPS))
-        layer = find_score_layer(network, graph[node.args[0]]) if node.op == "relu" else None
+        pooling = skip_ops(graph, graph[name], PASSING_OPS)
+        node = skip_ops(graph, pooling, (*PASSING_OPS, *POOLING_OPS))
+        if node.op != "relu" or node is pooling:  # `squashed-scores` is about the latter
+            continue
+        layer = find_score_layer(network, graph[node.args[0]])
         if layer and matches_any_glob(weight_name(layer), init.arguments["except"]):
             yield Finding(
                 f"`relu` clips the scores of the new layer `{layer.path}` before they are pooled: "

@@ -247,7 +247,7 @@ LINTS: dict[str, Lint] = {
         ),
         Lint(
             "channel-fans",
-            "an initialiser that needs fans for one value for each channel",
+            "an initialiser that needs fans, used for a vector with one value per channel",
             _per_subject(find_channel_fans),
             "net a { input(32x32x3); batchnorm(gamma=he) }\n",
             "net a { input(32x32x3); batchnorm(gamma=normal(0.1)) -> conv(3, 1x1, weight=he) }\n",

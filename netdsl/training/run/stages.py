@@ -7,12 +7,11 @@ from pathlib import Path
 
 from netdsl.backends.base import Backend
 from netdsl.data.sources import GivenData
-from netdsl.language.format import format_file
 from netdsl.language.program import Program
 from netdsl.training.checks import check_recipe
-from netdsl.training.job import Job, prepare_job
+from netdsl.training.job import Job, prepare_job, resolve_text
 from netdsl.training.recipe.recipe import resolve_recipe, stage_names
-from netdsl.training.recipe.resolved_recipe import resolve_file, without_expectations
+from netdsl.training.recipe.resolved_recipe import without_expectations
 from netdsl.training.run.callbacks import Result
 from netdsl.training.run.phase import OnPhase, Phase, ignore_phase
 from netdsl.training.run.trainer import Trainer
@@ -53,7 +52,7 @@ def run_stages(
     prepare_stages(program, name, data)  # report errors in the data of later stages now
     unjudged_program = without_expectations(program)
     folder = out if isinstance(out, Path) else out()
-    text = format_file(resolve_file(program, name))
+    text = resolve_text(program, name, data)
     places = {str(stage): folder / str(stage) for stage in before}
     with lock_directories(folder, *places.values()):
         write_recipe(folder / "recipe.net", name, text)

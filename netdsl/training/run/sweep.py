@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from netdsl.backends.base import Backend
-from netdsl.data.sources import GivenData
+from netdsl.data.sources import GivenData, make_pin
 from netdsl.errors import Diagnostic, NetError, fail, internal_error
 from netdsl.language import syntax as s
 from netdsl.language.format import format_file
@@ -130,11 +130,12 @@ def check_sweep(
     for run in sweep.runs:
         with _naming(run):
             program = sweep.load_program(run)
-            resolved = resolve_file(program, run.recipe)
+            pin = make_pin(data)
+            resolved = resolve_file(program, run.recipe, pin)
             checksum = hashlib.sha256(format_file(resolved).encode()).digest()
             _check_different(run, known.setdefault(checksum, run))
             if out is not None:
-                check_same_recipe(out / run.name, build_program(resolved, reject_read))
+                check_same_recipe(out / run.name, build_program(resolved, reject_read), pin)
             if run.row == len(facts):  # the first seed
                 facts.append(_check_stages(program, run.recipe, data))
                 _check_metrics(metrics, facts[-1].recipe)
