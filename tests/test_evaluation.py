@@ -169,6 +169,23 @@ def test_rows_of_pictures_and_of_many_classes(folder: Path) -> None:
     ]
 
 
+def test_a_matrix_too_wide_for_the_terminal_is_its_pairs(
+    folder: Path, netdsl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_arrays(ONE_CLASS)
+    save_weights()
+    printed = []
+    for width in ("80", "12"):
+        for name, value in {"FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": width}.items():
+            monkeypatch.setenv(name, value)
+        printed.append(netdsl("eval", "w.safetensors", "--device", "reference")[1])
+    wide, narrow = printed
+    assert "rows: true class; columns: predicted class" in wide
+    assert "most often confused" not in wide
+    assert "most often confused: true -> predicted" in narrow
+    assert "the whole matrix: --confusion FILE.csv, or --json" in narrow
+
+
 def test_the_size_of_a_confusion_matrix_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is known from the number of classes alone; the report then says that there is none."""
     monkeypatch.setenv("NETDSL_MEMORY", "1GB")
