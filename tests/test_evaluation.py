@@ -28,7 +28,7 @@ from netdsl.training.metrics.class_counts import (
     count_classes,
 )
 from netdsl.training.metrics.table import METRICS, Score
-from netdsl.training.run.tally import Predictions
+from netdsl.training.run.tally import Predictions, Tally
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.types import Array
@@ -167,6 +167,19 @@ def test_rows_of_pictures_and_of_many_classes(folder: Path) -> None:
         "a/1.png,c7,c7,1",
         "b/2.png,c8,,",
     ]
+
+
+def test_images_are_numbered_through_batches() -> None:
+    """With those that are skipped, whose weight is 0."""
+    found: list[Predictions] = []
+    tally = Tally(3, on_predictions=found.append)
+    scores = np.eye(3, dtype=np.float32)[[0, 2]]
+    for weights in ([1, 0], [1, 1]):
+        outputs = dict.fromkeys(("loss", "top1", "top5", "count"), np.float32(1))
+        labels = np.array([0, 1])
+        tally.add(labels, np.array(weights), {**outputs, "scores": scores, "probabilities": scores})
+    assert [p.numbers.tolist() for p in found] == [[0], [2, 3]]
+    assert [p.predicted.tolist() for p in found] == [[0], [0, 2]]
 
 
 def test_a_matrix_too_wide_for_the_terminal_is_its_pairs(
