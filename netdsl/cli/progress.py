@@ -116,7 +116,10 @@ class TerminalProgress:
         phase, step = self._tracker.phase, self._tracker.step
         if step is not None and (phase is None or phase.epoch):
             return self._bar.get_renderable()
-        self._spinner.update(text=Text(escape_line(self.title + self._tracker.describe())))
+        line = self._tracker.describe()
+        if not line:
+            return Text("")
+        self._spinner.update(text=Text(escape_line(self.title + line)))
         return self._spinner
 
 
