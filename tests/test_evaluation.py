@@ -127,10 +127,14 @@ def test_the_files_of_an_evaluation(folder: Path, netdsl: Any) -> None:
         assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
         assert row["predicted"] == max(shares, key=shares.__getitem__)
         assert float(row["p"]) == max(shares.values())
-    Path("kept.csv").write_text("before")
-    code, _, err = netdsl(*args, "--predictions", "kept.csv", "--data", "absent")
-    assert code == 2, err
-    assert Path("kept.csv").read_text() == "before"
+    before = Path("p.csv").read_bytes()
+    assert netdsl(*args, "--predictions", "p.csv", "--data", "absent")[0] == 2
+    assert netdsl(*args, "--predictions", "p.csv")[0] == 0  # its own file is written again
+    assert Path("p.csv").read_bytes() == before
+    Path("labels.csv").write_text("image,label\n")  # such as the table of a data set
+    code, _, err = netdsl(*args, "--confusion", "labels.csv")
+    assert (code, "no evaluation has written it" in err) == (2, True)
+    assert Path("labels.csv").read_text() == "image,label\n"
     assert netdsl(*args, "--predictions", "a.csv", "--confusion", "a.csv")[0] == 2
 
 
