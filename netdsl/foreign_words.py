@@ -143,6 +143,11 @@ _PARAMETERS = {
     "label_smoothing": "smoothing",
     "class_weight weight pos_weight alpha": "class_weights",
     "root dir directory": "path",
+    "imagefolder image_folder directory images flow_from_directory image_dataset_from_directory": (
+        "folder"
+    ),
+    "npz numpy npy np tensordataset": "arrays",
+    "table dataframe pandas": "csv",
 }
 _KEYS = {
     "batch_size": "batch",
@@ -354,7 +359,6 @@ _ADVICE: dict[str, dict[str, str]] = {
             ),
             "normalize": _STATISTICS,
         },
-        "source": {"cifar100": f"there is no built-in CIFAR-100; {_OWN_DATA}"},
         "precision": {
             "float16 fp16 half 16": "write `mixed(float16)`",
             "bfloat16 bf16 amp auto mixed_float16 mixed_bfloat16": _MIXED,
@@ -410,6 +414,7 @@ _WITHOUT_COUNTERPART: dict[str, frozenset[str]] = {
         "random_grayscale random_perspective random_zoom mosaic",
         "optimizer": "nadam radam adamax adagrad adadelta lamb lion lbfgs ftrl adafactor",
         "loss": "hinge kl kldiv l1 mae huber ctc triplet dice iou contrastive",
-        "source": "svhn stl10 imagenet coco food101 emnist kmnist",
+        "source": "caltech101 celeba cifar100 coco emnist flowers102 food101 imagenet kmnist "
+        "mnist_m omniglot places365 qmnist stl10 svhn tiny_imagenet voc",
     }.items()
 }

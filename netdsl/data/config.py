@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +13,8 @@ from netdsl.data.limit import Limit, LimitKind
 from netdsl.data.mixing import MIXINGS
 from netdsl.data.sampling import BALANCED, SHUFFLED
 from netdsl.data.sources import NO_SOURCE, SOURCES
-from netdsl.errors import NetError, Span, fail
+from netdsl.errors import NetError, Span, fail, suggest_alias, suggest_spelling
+from netdsl.foreign_words import is_without_counterpart
 from netdsl.ir.builder import Builder
 from netdsl.parameter_types import (
     Float,
@@ -27,7 +27,7 @@ from netdsl.parameter_types import (
 )
 from netdsl.signature import BoundCall, CallOf, Param, Signature, TableType
 from netdsl.types import Node
-from netdsl.values import Argument, Symbol, Value, format_value
+from netdsl.values import Argument, Call, Symbol, Value, format_value
 
 
 @dataclass(frozen=True)
@@ -135,16 +135,30 @@ class _SourceKind(TableType):
         if value is None:
             return BoundCall("none", NO_SOURCE, {})
         if isinstance(value, str) and value not in SOURCES:
-            help = f"write `{_choose_source(value)}({format_value(value)})`"
-            message = f"a source is written as a call, not as {format_value(value)} alone"
-            raise fail(message, help=help)
+            message = f"`source` is only a path, {format_value(value)}"
+            raise fail(message, help=f"{_READERS}: `{_reader_of(value)}({format_value(value)})`")
+        if isinstance(value, Symbol | Call) and value.name not in SOURCES:
+            _check_name(value.name, value.span)
         return CallOf("source", SOURCES).accept(value)
 
 
-def _choose_source(path: str) -> str:
-    """The source that reads files of that name, else folders."""
-    suffix = PurePath(path).suffix.lower()
-    return {".csv": "csv", ".npz": "arrays"}.get(suffix, "folder")
+_READERS = "`folder`, `arrays` (.npz) or `csv` reads it"
+
+
+def _reader_of(path: str) -> str:
+    """The source that reads a file of that suffix, or a folder."""
+    suffix = path.rpartition(".")[2].lower()
+    return {"npz": "arrays", "npy": "arrays", "csv": "csv"}.get(suffix, "folder")
+
+
+def _check_name(name: str, span: Span | None) -> None:
+    """Raises NetError for a name that no source has and that is no misspelt one."""
+    if not is_without_counterpart(name, "source") and (
+        suggest_alias(name, SOURCES) or suggest_spelling(name, SOURCES)
+    ):
+        return
+    help = f'the sources are {", ".join(sorted(SOURCES))}; `folder("{name}")` reads the pictures '
+    raise fail(f"unknown source `{name}`", span, help=f"{help}in a folder of that name")
 
 
 SIGNATURE = Signature(
