@@ -182,15 +182,15 @@ def suggest_name(
     taken: Collection[str] = (),
 ) -> str | None:
     """Returns a help line that suggests the known name closest to `name`, or lists the known names
-    if they are few. `kinds` are what a foreign word may stand for, the narrowest first; a name in
-    `taken` is not suggested, because it is given already."""
+    if they are few. `kinds` are what a foreign word may stand for, the narrowest first: of such
+    words, only near spellings are suggested. A name in `taken` is not suggested, because it is
+    given already."""
     names = sorted({n for n in known if len(n) <= MAX_NAME_CHARACTERS})
     found = suggest_alias(name, names, kinds, taken)
     is_foreign = any(is_without_counterpart(name, kind) for kind in kinds)
     if found is None and not is_foreign:
         near = [n for n in names if n not in taken]
-        is_short = 0 < len(names) <= _MAX_LISTED_NAMES
-        found = suggest_spelling(name, near, NEAR_WORD if is_short else _SIMILAR_WORD)
+        found = suggest_spelling(name, near, NEAR_WORD if kinds else _SIMILAR_WORD)
     if found is None and 0 < len(names) <= _MAX_LISTED_NAMES:
         start = "it has no counterpart here; " if is_foreign else ""
         return f"{start}{label or 'known names'}: {', '.join(names)}"
