@@ -12,6 +12,7 @@ from itertools import accumulate
 from netdsl.foreign_words import (
     find_advice,
     find_counterpart,
+    find_near_counterpart,
     is_without_counterpart,
     normalize_word,
 )
@@ -190,7 +191,7 @@ def suggest_name(
     is_foreign = any(is_without_counterpart(name, kind) for kind in kinds)
     if found is None and not is_foreign:
         near = [n for n in names if n not in taken]
-        found = suggest_spelling(name, near, NEAR_WORD if kinds else _SIMILAR_WORD)
+        found = suggest_word(name, near) if kinds else suggest_spelling(name, near)
     if found is None and 0 < len(names) <= _MAX_LISTED_NAMES:
         start = "it has no counterpart here; " if is_foreign else ""
         return f"{start}{label or 'known names'}: {', '.join(names)}"
@@ -214,7 +215,7 @@ def suggest_alias(
     return f"did you mean `{found}`?"
 
 
-_SAME_WORD, NEAR_WORD, _SIMILAR_WORD = 0.85, 0.72, 0.6
+_SAME_WORD, _NEAR_WORD, _SIMILAR_WORD = 0.85, 0.72, 0.6
 """Similarities, as difflib counts them, of a word to its misspelling, to one with two letters
 wrong, and to a word like it."""
 
@@ -231,6 +232,16 @@ def suggest_spelling(name: str, known: Iterable[str], cutoff: float = _SIMILAR_W
     if not found[0]:
         found = get_close_matches(word, sorted(names_by_lowercase), n=1, cutoff=cutoff)
     return f"did you mean `{names_by_lowercase[found[0]]}`?" if found else None
+
+
+def suggest_word(name: str, known: Iterable[str]) -> str | None:
+    """Returns a help line that suggests the known name with a near spelling, or what a misspelt
+    word of another framework is called here."""
+    names = list(known)
+    if (same := suggest_spelling(name, names, _SAME_WORD)) or len(name) > MAX_NAME_CHARACTERS:
+        return same
+    foreign = find_near_counterpart(name, {normalize_word(n): n for n in names})
+    return f"did you mean `{foreign}`?" if foreign else suggest_spelling(name, names, _NEAR_WORD)
 
 
 def _names_within(word: str, known: Iterable[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ one.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
 
 
 def normalize_word(word: str) -> str:
@@ -19,6 +20,17 @@ def find_counterpart(word: str, known: Mapping[str, str]) -> str | None:
     stand in its place."""
     names = _COUNTERPARTS.get(normalize_word(word), ())
     return next((known[n] for n in map(normalize_word, names) if n in known), None)
+
+
+def find_near_counterpart(word: str, known: Mapping[str, str]) -> str | None:
+    """What a misspelt foreign word is called here; `known` as in `find_counterpart`."""
+    words = [w for w in _COUNTERPARTS if find_counterpart(w, known)]
+    near = get_close_matches(normalize_word(word), words, n=1, cutoff=_MISSPELT)
+    return find_counterpart(near[0], known) if near else None
+
+
+_MISSPELT = 0.85
+"""How similar, as difflib counts it, a misspelling is to its word."""
 
 
 def find_advice(word: str, kinds: Collection[str]) -> str | None:
@@ -268,6 +280,13 @@ _ADVICE: dict[str, dict[str, str]] = {
                 "`slice(channels=[0, 8])` takes some channels; a label can be read several times"
             ),
             "squeeze unsqueeze expand_dims": "write `flatten`, or `reshape(1x1x64)`",
+            "resblock residual_block res_block basic_block": (
+                "write `add { conv(64, 3x3, pad=same) -> relu | identity }`; a `block` gives it a "
+                "name"
+            ),
+            "output": (
+                "the last layer is the output of the net; `output aux: fc(10)` adds a side output"
+            ),
             "lambda": "a `block` names layers of your own",
             "conv1d conv3d": "images have two dimensions: write `conv(8, 3x3)`",
         },
@@ -335,7 +354,7 @@ _ADVICE: dict[str, dict[str, str]] = {
             "pretrained weights load_weights": 'write `init = weights("FILE")`',
             "amp fp16 bf16 mixed_precision half": _MIXED,
             "steps iterations max_iter max_steps max_batches steps_per_epoch": _EPOCHS,
-            "metric metrics": _RECORDED,
+            "metric metrics log logging logger": _RECORDED,
             "val_every log_every eval_every val_interval log_interval validation_freq": (
                 f"{_UNNEEDED}every epoch is validated and recorded"
             ),
@@ -373,6 +392,39 @@ _ADVICE: dict[str, dict[str, str]] = {
             ),
             "warmup linear_warmup": "every schedule takes it, in epochs: `cosine(warmup=5)`",
         },
+        "statistics": {
+            "normalize standardize": "write `by(mean=[0.5], std=[0.5])`",
+        },
+        "source of weights": {
+            "he xavier normal uniform orthogonal zeros": (
+                "initialisers belong to layers: `conv(8, 3x3, weight=he)`"
+            ),
+            "imagenet pretrained": (
+                'write `weights("FILE")`; `netdsl import` makes such a file from weights of PyTorch'
+            ),
+        },
+        "command": {
+            "fit run learn": "`netdsl train FILE` trains",
+            "infer classify inference": "`netdsl predict WEIGHTS IMAGE...` classifies pictures",
+            "validate evaluate score": "`netdsl eval WEIGHTS` measures trained weights",
+            "convert": "`netdsl import` reads ONNX models and weights, `netdsl export` writes them",
+            "show view print describe": "`netdsl summary FILE` prints the layers",
+            "lint": "`netdsl check FILE` reports errors and warnings",
+            "profile benchmark": "`netdsl time FILE` times kernels and layers",
+            "tune search": "`netdsl sweep FILE` trains with several values of keys",
+            "resume": "write `netdsl train --resume DIR`",
+        },
+        "option": {
+            "epochs num_epochs": "write `--set train.epochs=5`",
+            "batch batch_size": "write `--set data.batch=32`",
+            "lr learning_rate": "write `--set train.optimizer.lr=0.1`",
+            "seed": "write `--set train.seed=2`",
+            "optimizer": "write `--set 'train.optimizer=adam(lr=0.001)'`",
+            "gpu cuda gpus": "write `--device cuda`",
+            "output output_dir save_dir": "write `--out DIR`",
+            "workers num_workers": "remove it: images are read in the background",
+            "amp fp16 mixed_precision": "write `--set train.precision=mixed`",
+        },
         "fact": {
             "flops": "`macs` counts multiply-accumulates, each of which is two operations",
         },
@@ -381,6 +433,9 @@ _ADVICE: dict[str, dict[str, str]] = {
             "params parameters model": (
                 "the optimizer updates all weights; `freeze` in `train` leaves some out"
             ),
+        },
+        "value of sampling": {
+            "weighted stratified oversample": "`balanced` draws as many images of each class",
         },
         "value of pad": {"valid": "write `pad=0`, which is Keras's `valid`"},
         "value of lr": {
@@ -399,6 +454,14 @@ _ADVICE: dict[str, dict[str, str]] = {
             "data.normalize": (
                 "write `by(mean=[0.5], std=[0.5])` with one number for each channel, or one for all"
             ),
+            "data.validation": (
+                "`validation = 0.1` is a share, `validation = 500` a number of images"
+            ),
+            "train.schedule": "one schedule holds for the whole run; `constant` keeps the rate",
+            "train.ema": "write `ema = 0.999`",
+            "train.freeze": 'write `freeze = "conv1.*"`: a glob of weights',
+            "no_decay": 'write `no_decay=["*.bias"]`: a list of globs of weights',
+            "train.recompute": 'write `recompute = "stage1.*"`: a glob of blocks or layers',
             "train.init": 'write `init = weights("FILE")`',
             "train.best": "write `best = max(val_accuracy)`",
         },
@@ -409,7 +472,7 @@ _ADVICE: dict[str, dict[str, str]] = {
 _WITHOUT_COUNTERPART: dict[str, frozenset[str]] = {
     kind: frozenset(map(normalize_word, words.split()))
     for kind, words in {
-        "augmentation": "vflip random_vertical_flip vertical_flip rotation random_rotation "
+        "augmentation": "vflip random_vertical_flip vertical_flip rotation rotate random_rotation "
         "random_affine rand_augment auto_augment trivial_augment augmix gaussian_blur grayscale "
         "random_grayscale random_perspective random_zoom mosaic",
         "optimizer": "nadam radam adamax adagrad adadelta lamb lion lbfgs ftrl adafactor",

@@ -20,8 +20,14 @@ from netdsl.errors import (
     suggest_alias,
     suggest_name,
     suggest_spelling,
+    suggest_word,
 )
-from netdsl.foreign_words import find_advice, find_counterpart, normalize_word
+from netdsl.foreign_words import (
+    find_advice,
+    find_counterpart,
+    find_near_counterpart,
+    normalize_word,
+)
 from netdsl.limits import MAX_ERRORS
 from netdsl.parameter_types import (
     AnyValue,
@@ -201,6 +207,9 @@ class Signature:
         elsewhere = None if is_own else find_advice(name, kinds) or _find_home(name, homes)
         positional = sum(a.name is None for a in arguments)
         taken = [*names[:positional], *(a.name for a in arguments if a.name in names)]
+        if elsewhere is None and not is_own and not suggest_word(name, names):
+            near = find_near_counterpart(name, {normalize_word(n): n for n in homes})
+            elsewhere = homes[near] if near else None
         return elsewhere or suggest_name(name, names, "it has", kinds, taken)
 
     def _explain_positions(self, arguments: Sequence[Argument], name: str) -> str | None:
@@ -274,7 +283,10 @@ class Signature:
             near = suggest_spelling(value.name, find_words(param.type))
             if near:
                 return near
-        return suggest_for_value(value)
+        if value == 0 and _accepts(param.type, None):
+            return "`none` switches it off"
+        use = find_advice(f"{self.name}.{param.name}", ["use"]) or find_advice(param.name, ["use"])
+        return find_advice(self.name, ["argument"]) or use or suggest_for_value(value)
 
     def _advise_on_value(self, param: Param, value: Value) -> str | None:
         """What takes the place of a value that other frameworks would accept."""
@@ -286,11 +298,7 @@ class Signature:
                 return advice
         if param.name in _SHARES and isinstance(value, int | float) and 2 <= value <= 100:
             return f"it is a share, not a percentage: `{format_value(value / 100)}`"
-        bare = _unquote(value)
-        if bare is not None and _accepts(param.type, bare):
-            return None  # only the quotes are wrong
-        use = find_advice(f"{self.name}.{param.name}", ["use"])
-        return find_advice(self.name, ["argument"]) or use
+        return None
 
     def _make_excess_error(self, arguments: Sequence[Argument], where: Span | None) -> Diagnostic:
         count = sum(not p.is_keyword_only for p in self.params)
@@ -350,7 +358,7 @@ def _size_help(numbers: Sequence[Argument]) -> str:
     return f"a computed size is a list{order}: `[{', '.join(sides)}]`"
 
 
-_SHARES = ("rate", "p")
+_SHARES = ("rate", "p", "smoothing")
 """Parameters that are shares of 1, which other tools take as percentages."""
 
 _LITERALS_OF_PYTHON: Mapping[str, tuple[str, bool | None]] = {

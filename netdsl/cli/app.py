@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ import typer
 from netdsl import __version__
 from netdsl.errors import Diagnostic, NetError
 from netdsl.file_io import replace_non_finite
+from netdsl.foreign_words import find_advice
 from netdsl.standard_streams import STANDARD_OUTPUT
 from netdsl.text_escaping import escape_text
 
@@ -135,8 +137,20 @@ def _describe_error(e: Exception) -> str | None:
             "`ulimit -v`); NETDSL_THREADS=1 uses the fewest"
         )
     if hasattr(e, "format_message"):  # Typer's own errors, whose class is not public
-        return str(e.format_message())
+        return _explain_usage(str(e.format_message()))
     return None
+
+
+_NO_SUCH = re.compile(r"No such (command|option):? '?-*([\w-]+)'?")
+
+
+def _explain_usage(message: str) -> str:
+    """Typer's message, or for a command or an option of another tool, what takes its place."""
+    unknown = _NO_SUCH.match(message)
+    if unknown is None:
+        return message
+    advice = find_advice(unknown[2].replace("-", "_"), [unknown[1]])
+    return f"{unknown[0]}\nhelp: {advice}" if advice else message
 
 
 def print_error(error: NetError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from netdsl.errors import NEAR_WORD, Span, fail, suggest_alias, suggest_spelling
+from netdsl.errors import Span, fail, suggest_alias, suggest_word
 from netdsl.language import syntax as s
 from netdsl.language.characters import describe_foreign_letters
 from netdsl.language.evaluate import Function, InvalidValue, Unknown
@@ -65,7 +65,7 @@ def suggest_for_unknown_layer(name: str, labels: Iterable[str], program: Program
     define = f"define `block {name}(...) {{ ... }}`, or `use` the file that defines it"
     if letters := describe_foreign_letters(name):
         return letters
-    near = suggest_spelling(name, known, NEAR_WORD)
+    near = suggest_word(name, known)
     return f"{near} Otherwise {define}" if near else define
 
 
