@@ -189,8 +189,8 @@ for _table in _TABLES:
 _UNNEEDED = "remove it; "
 _ALL_CHANNELS = f"{_UNNEEDED}channels always come last"
 _READS_THE_LAST = (
-    "a layer reads the one before it; `x: conv(8, 3x3)` labels a value, from which a branch can "
-    "start: `add { x | conv(8, 1x1) }`"
+    "a layer reads the one before it; `x: conv(64, 3x3)` labels a value, from which a branch can "
+    "start: `add { x | conv(64, 1x1) }`"
 )
 _ACTIVATION = "activations are separate layers: `conv(...) -> relu`"
 _NORM = (
