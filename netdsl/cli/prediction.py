@@ -46,13 +46,13 @@ def evaluate(
         bool, typer.Option("--flip", help="Average each picture with its mirror image.")
     ] = False,
     confusion: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the whole confusion matrix as CSV.")
+        Path | None, typer.Option(metavar="FILE.csv", help="Write the whole confusion matrix.")
     ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="Write a CSV row for each image: its class, the prediction, probabilities.",
+            metavar="FILE.csv",
+            help="Write a row for each image: its class, the prediction, probabilities.",
         ),
     ] = None,
     device: DeviceOption = "auto",
@@ -65,13 +65,16 @@ def evaluate(
     Example: netdsl eval runs/digits-1/best.safetensors
     """
     from netdsl.backends import open_backend
-    from netdsl.cli.evaluation_files import open_predictions, write_confusion
+    from netdsl.cli.evaluation_files import (
+        check_evaluation_files,
+        open_predictions,
+        write_confusion,
+    )
     from netdsl.cli.evaluation_tables import show_evaluation
     from netdsl.cli.progress import show_progress
     from netdsl.inference import Predictor
-    from netdsl.training.store.output_files import check_outputs
 
-    check_outputs([*filter(None, (confusion, predictions))], [weights])
+    check_evaluation_files([*filter(None, (confusion, predictions))], weights)
     with show_progress("reading weights") as display:
         predictor = Predictor(weights, open_backend(device))
         with open_predictions(predictions, predictor.classes) as on_predictions:
