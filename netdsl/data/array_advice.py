@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 Shape = tuple[int, ...]
-ONE_HOT_ADVICE = "`labels.argmax(axis=1)`, or a column `label` in a table, makes classes of them"
+ONE_HOT_ADVICE = "`labels.argmax(axis=1)`, or a column `label` in a table, converts them to classes"
 """What to do about labels [N, classes] of which each image has exactly one."""
 
 
@@ -19,26 +19,26 @@ def advise_axes(shape: Shape, wanted: Shape, noun: str = "images") -> str | None
     if shape[-3] != wanted[2] or shape[-1] == wanted[2]:
         return None
     axes = "0, 2, 3, 1" if len(shape) == 4 else "1, 2, 0"
-    return f"the channels come last: `{noun}.transpose({axes})`"
+    return f"channels must come last: `{noun}.transpose({axes})`"
 
 
 def advise_channels(shape: Shape, channels: int, noun: str = "images") -> str | None:
     """How to give pictures, [N,H,W,C] or [N,H,W], the channels that a net takes."""
     if channels == 1 and len(shape) == 4 and shape[-1] in (3, 4):
-        return f"`[PIL.Image.fromarray(x) for x in {noun}]` are converted to grey"
+        return f"`[PIL.Image.fromarray(x) for x in {noun}]` is converted to grey"
     if channels == 3 and len(shape) == 4 and shape[-1] == 4:
-        return f"`{noun}[..., :3]` leaves the transparency out"
+        return f"`{noun}[..., :3]` removes the transparency channel"
     if channels == 3 and len(shape) == 4 and shape[-1] == 1:
-        return f"`np.repeat({noun}, 3, axis=-1)` makes colours of grey"
+        return f"`np.repeat({noun}, 3, axis=-1)` converts grey to colour"
     if channels == 3 and len(shape) in (2, 3) and shape[-1] > 4:
-        return f"`np.repeat({noun}[..., None], 3, axis=-1)` makes colours of grey"
+        return f"`np.repeat({noun}[..., None], 3, axis=-1)` converts grey to colour"
     return None
 
 
 def advise_image_type(dtype: np.dtype[Any], noun: str = "images") -> str | None:
     """How to make bytes of other integers."""
     if dtype.kind in "iu" and dtype != np.uint8:
-        return f"pictures are bytes: `{noun}.astype(np.uint8)`, if the values are 0 to 255"
+        return f"pictures must be bytes: use `{noun}.astype(np.uint8)` if the values are 0 to 255"
     return None
 
 
@@ -47,5 +47,5 @@ def advise_labels(shape: Shape, dtype: np.dtype[Any], noun: str = "labels") -> s
     if len(shape) == 2 and shape[1] == 1:
         return f"`{noun}.ravel()` has one axis"
     if len(shape) == 1 and dtype.kind == "f":
-        return f"labels are integers: `{noun}.astype(int)`"
+        return f"labels must be integers: `{noun}.astype(int)`"
     return None

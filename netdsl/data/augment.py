@@ -120,7 +120,7 @@ class _Interval:
     def accept(self, value: Value) -> tuple[Any, ...]:
         ends = ListOf(self.item, length=2).accept(value)
         if ends[0] > ends[1]:
-            raise TypeMismatch("a list of two, the smaller first")
+            raise TypeMismatch("a list of two numbers, the smaller first")
         return ends
 
 

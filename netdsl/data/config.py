@@ -74,9 +74,9 @@ class _DeterministicAugmentation:
     def accept(self, value: Value) -> BoundCall:
         chosen = CallOf("augmentation", _AUGMENTATIONS).accept(value)
         if chosen.record.is_random:
-            message = f"`{chosen.name}` is random, and evaluation must not be"
+            message = f"`{chosen.name}` is random, but evaluation must not be"
             deterministic = [f"`{n}`" for n, a in AUGMENTATIONS.items() if not a.is_random]
-            help = f"evaluation takes {' and '.join(deterministic)}; the rest belongs in `augment`"
+            help = f"evaluation can use {' and '.join(deterministic)}; put the others in `augment`"
             raise fail(message, chosen.span, help=help)
         return chosen
 
@@ -214,7 +214,7 @@ class DataConfig:
         channels = pixels.type.shape[-1]
         for what in (mean, std):
             if len(what) not in (1, channels):
-                raise fail(f"`normalize` has {len(what)} channels, the image has {channels}")
+                raise fail(f"`normalize` has {len(what)} channels, but the image has {channels}")
         scale, shift = (
             tuple(1 / (255 * s) for s in std),
             tuple(m / s for m, s in zip(*_broadcast_channels(mean, std), strict=True)),

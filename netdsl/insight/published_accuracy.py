@@ -61,7 +61,7 @@ def read_published_accuracies(
         if v is not None
     }
     if not accuracies:
-        help = "`published(top1=0.7613, top5=0.9286)`, or one of them"
+        help = "write `published(top1=0.7613, top5=0.9286)`, or only one of the two"
         raise fail("`published` needs an accuracy", calls[0].span, help=help)
     if accuracies.get("top5", 1) < accuracies.get("top1", 0):
         raise fail("`top5` is less than `top1`, which it includes", calls[0].span)

@@ -128,7 +128,7 @@ def _unknown_lint(review: Review) -> Iterator[Finding]:
     for source in {x.span.source: None for x in (*review.program.items, *blocks)}:
         for a in _allowances(source):
             if a.name not in LINTS:
-                message = f"there is no lint `{a.name}` to allow"
+                message = f"there is no lint called `{a.name}`"
                 yield Finding(
                     message, a.span, suggest_name(a.name, LINTS, "lints are") or "remove it"
                 )
@@ -198,14 +198,14 @@ LINTS: dict[str, Lint] = {
         ),
         Lint(
             "hidden-function",
-            "a function has the name of a built-in one",
+            "a function has the name of a built-in function",
             find_hidden_function,
             "let max(a, b) = a if a > b else b\n" + _net("fc(max(2, 3))"),
             "let larger(a, b) = a if a > b else b\n" + _net("fc(larger(2, 3))"),
         ),
         Lint(
             "unknown-word",
-            "a word is passed to a block that compares it with other words only",
+            "a block is passed a word that it never compares with",
             find_unknown_word,
             _GATE + _net("gate(sillu)"),
             _GATE + _net("gate(silu) -> gate(relu) -> gate"),

@@ -140,7 +140,7 @@ LOSSES: dict[str, Loss] = {
         Signature("bce", (_SMOOTHING, _class_weights("class's positives"))),
         _binary_cross_entropy,
         "binary cross-entropy of the sigmoid of each score, mean over the classes; for several "
-        "labels an image, or one class",
+        "labels per image, or one class",
         probabilities="sigmoid",
         weighs_whole_samples=False,
     ),

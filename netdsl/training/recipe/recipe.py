@@ -238,9 +238,11 @@ def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
         if before in order or before == section.name:
             way = " after ".join(str(n) for n in (*order[::-1], before) if n)
             help = f"`train {before} {{ after = none ... }}` starts from scratch"
-            raise fail(f"recipes come after each other in a cycle: {way}", section.span, help=help)
+            raise fail(
+                f"the `after` keys of the recipes form a cycle: {way}", section.span, help=help
+            )
         if len(order) > MAX_CHAIN_LENGTH:
-            message = f"more than {MAX_CHAIN_LENGTH} recipes come after each other"
+            message = f"more than {MAX_CHAIN_LENGTH} recipes follow each other with `after`"
             raise limit_error(
                 message, section.span, "start one of them with `init = weights(...)` instead"
             )
@@ -334,7 +336,7 @@ def _resolve_data_section(
     except NetError as e:
         raise e.with_default_span(reference.span if reference else train.span) from None
     if section is None:
-        help = "say what to learn from: `data { source = digits }`"
+        help = "add a data section: `data { source = digits }`"
         raise fail(f"{program.name} has no `data` section", train.span, help=help)
     return resolve_data(evaluate_section(program, section, budget), section.span)
 
