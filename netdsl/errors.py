@@ -15,10 +15,12 @@ from netdsl.text_escaping import escape_line, escape_text
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A source text and its displayed name."""
+    """A source text and its displayed name. `folder` is the folder of its file; None for a text
+    that is no file."""
 
     name: str
     text: str
+    folder: str | None = None
 
     @cached_property
     def _lines(self) -> list[str]:

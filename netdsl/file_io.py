@@ -7,6 +7,8 @@ import math
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -79,29 +81,60 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
     return content
 
 
+class AtomicFile:
+    """Writes a file piece by piece: at the end of the block it takes its place, with the
+    permissions of the file that it replaces, and follows a link; if the block raises, nothing has
+    changed. Raises NetError if it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> AtomicFile:
+        with self._name_errors():
+            self._target = self.path.resolve()
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            present = self._target.exists()
+            self._mode = self._target.stat().st_mode & 0o777 if present else 0o644
+            if not self._mode & 0o200:
+                raise PermissionError(errno.EACCES, "it is read-only")
+            folder = self._target.parent
+            handle, self._temporary_path = tempfile.mkstemp(prefix=".netdsl-", dir=folder)
+            self._file = os.fdopen(handle, "wb")
+        return self
+
+    def write(self, content: bytes | memoryview) -> None:
+        with self._name_errors():
+            self._file.write(content)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            with self._name_errors(), self._file:
+                if kind is None:
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+            if kind is None:
+                with self._name_errors():
+                    os.chmod(self._temporary_path, self._mode)
+                    os.replace(self._temporary_path, self._target)
+        finally:
+            Path(self._temporary_path).unlink(missing_ok=True)
+
+    @contextmanager
+    def _name_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as e:
+            reason = getattr(e, "strerror", None) or e
+            raise fail(f"cannot write {self.path}: {reason}") from None
+
+
 def write_atomically(path: Path, *content: bytes | memoryview) -> None:
     """Writes the pieces of the content one after the other; the file then holds either all of it or
     its old content, never a part. Keeps its permissions and follows a link. Raises NetError on
     failure."""
-    try:
-        target = path.resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
-        if not mode & 0o200:
-            raise PermissionError(errno.EACCES, "it is read-only")
-        handle, temporary_path = tempfile.mkstemp(prefix=".netdsl-", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as f:
-                f.writelines(content)
-                f.flush()
-                os.fsync(f.fileno())
-            os.chmod(temporary_path, mode)
-            os.replace(temporary_path, target)
-        except BaseException:
-            Path(temporary_path).unlink(missing_ok=True)
-            raise
-    except (OSError, ValueError) as e:
-        raise fail(f"cannot write {path}: {getattr(e, 'strerror', None) or e}") from None
+    with AtomicFile(path) as file:
+        for piece in content:
+            file.write(piece)
 
 
 def append_to_file(path: Path, content: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from netdsl.backends.base import Backend
 from netdsl.backends.lazy_batch import materialize
 from netdsl.data import sources
 from netdsl.data.augment import bind_augmentation
-from netdsl.data.pictures import pictures_from_paths
+from netdsl.data.pictures import Pictures, pictures_from_paths
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.revisions import REVISIONS, SPLIT
 from netdsl.data.samples import Batch, Dataset, Samples, evaluation_batches
@@ -32,13 +32,15 @@ from netdsl.training.checks import (
     evaluation_transform,
 )
 from netdsl.training.job import split_samples
+from netdsl.training.metrics.class_counts import can_count_pairs, check_matrix_memory
 from netdsl.training.metrics.ranking import can_keep_scores
 from netdsl.training.metrics.table import METRICS, Score
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import Recipe, recipe_of_weights
 from netdsl.training.recipe.targets import LABEL_THRESHOLD
+from netdsl.training.run.phase import OnPhase, Phase, ignore_phase
 from netdsl.training.run.score import Views, evaluate, evaluate_views
-from netdsl.training.run.tally import Tally
+from netdsl.training.run.tally import Predictions, Tally
 from netdsl.training.step.compile import compile_evaluation, compile_prediction
 from netdsl.training.step.graphs import has_label_probabilities, scoring_graph
 from netdsl.training.store import checkpoint
@@ -47,6 +49,7 @@ from netdsl.types import Array, dims
 
 TOP_K = 5
 TopClasses = list[tuple[str, float]]
+OnImagePredictions = Callable[[Sequence[str], Predictions], None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class EvaluationReport:
     what is known about training images that the weights were learned from.
 
     `confusion[i, j]` counts the images of class i predicted as j; there is none for images with
-    several labels. An image whose scores contain NaN has no prediction."""
+    several labels, nor for so many classes that it would be too large. An image whose scores
+    contain NaN has no prediction."""
 
     score: Score
     images: str
@@ -85,6 +89,11 @@ class EvaluationReport:
     note: str = ""
     skipped: tuple[str, ...] = ()
     """What is wrong with each skipped picture."""
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.score.top5 is None
 
     @property
     def unclassified(self) -> int:
@@ -192,33 +201,49 @@ class Predictor:
         return executor
 
     def evaluate(
-        self, folder: str | None, sizes: Sequence[int] = (), flip: bool = False
+        self,
+        folder: str | None,
+        sizes: Sequence[int] = (),
+        flip: bool = False,
+        needs_confusion: bool = False,
+        on_predictions: OnImagePredictions | None = None,
+        on_phase: OnPhase = ignore_phase,
     ) -> EvaluationReport:
         """Evaluates on the test images of the recipe's source, else on its validation images or
         those that the run held out, else on its training images. With `sizes`, each image is
         evaluated with its short side resized to each of them; with `flip`, each of these views is
         evaluated with its mirror image too. The scores of the views are averaged as suits the
-        loss."""
+        loss. `on_predictions` is called with the predictions of every batch and the names of its
+        images. Raises NetError if the data have no confusion matrix although it `needs_confusion`,
+        or one that is too large."""
         data = self.recipe.data
         learning = elaborate(self.program, self.recipe.net, self.recipe.settings(training=True))
         network = self._network(evaluation_batch(learning, data))
         transforms = self._transforms(network, sizes)
         if flip:
             _check_mirror(network)
+        on_phase(Phase("reading data"))
         dataset = sources.load(data.source, folder, data.is_skipping_bad_pictures)
         part = self._choose_part(dataset)
         samples = self._with_known_labels(part.samples, dataset.classes)
         check_images(network, data, samples.image_shape)
         recipe = replace(self.recipe, is_multi_label=samples.is_multi_label)
         check_targets(network, recipe, samples)
+        if needs_confusion:
+            _check_confusion(samples, len(self.classes))
         tally = Tally(
             len(self.classes),
             samples.is_multi_label,
             keeps_scores=can_keep_scores(len(samples), len(self.classes)),
-            has_matrix=not samples.is_multi_label,
+            has_matrix=not samples.is_multi_label and can_count_pairs(len(self.classes)),
+            on_predictions=None
+            if on_predictions is None
+            else lambda found: on_predictions(_name_images(samples, found.numbers), found),
         )
+        on_phase(Phase("compiling kernels"))
+        on_images = lambda done: on_phase(Phase("evaluating", done, len(samples)))
         batches = [evaluation_batches(samples, network.batch, t) for t in transforms]
-        score = self._score(network, recipe, batches, flip, tally)
+        score = self._score(network, recipe, batches, flip, tally, on_images)
         return EvaluationReport(
             score, part.name, self.classes, tally.confusion, part.note, dataset.picture_errors
         )
@@ -230,17 +255,19 @@ class Predictor:
         batches: Sequence[Iterator[Batch]],
         flip: bool,
         tally: Tally,
+        on_images: Callable[[int], None],
     ) -> Score:
         """Evaluates the views of each image: those of `batches`, and with `flip` their mirror
         images."""
         executor = self._executor(compile_evaluation(network, recipe))
         if len(batches) == 1 and not flip:
-            return evaluate(executor, network.image_input, batches[0], tally)
+            return evaluate(executor, network.image_input, batches[0], tally, on_images)
         scoring = Executor(scoring_graph(network, recipe), self.backend, self.state)
         views: Iterator[Views] = zip(*batches, strict=True)
         views = map(_add_mirror_images, views) if flip else views
         mean = recipe.loss.average_scores
-        return evaluate_views(executor, scoring, mean, network.image_input, views, tally)
+        image_input = network.image_input
+        return evaluate_views(executor, scoring, mean, image_input, views, tally, on_images)
 
     def _transforms(self, network: Network, sizes: Sequence[int]) -> list[Preprocessing]:
         """Returns the preprocessing of the images, one per size."""
@@ -306,8 +333,25 @@ class Predictor:
         return found
 
 
+def _check_confusion(samples: Samples, classes: int) -> None:
+    """Raises NetError if the samples have no confusion matrix, or one that is too large."""
+    if samples.is_multi_label:
+        raise fail(
+            "images with several labels have no confusion matrix",
+            help="`--predictions FILE.csv` writes the labels of each image",
+        )
+    check_matrix_memory(classes)
+
+
+def _name_images(samples: Samples, numbers: Array) -> list[str]:
+    """The paths of picture files, or the numbers of other images, counted from 0."""
+    if isinstance(samples.images, Pictures):
+        return list(map(str, samples.images[numbers].paths))
+    return list(map(str, numbers))
+
+
 def _check_mirror(network: Network) -> None:
-    """Raises NetError if the net takes vectors, which have no mirror image."""
+    """Raises NetError if the net takes vectors, which has no mirror image."""
     if len(network.image_shape) != 3:
         raise fail(
             f"the input of the net is a vector of {dims(network.image_shape)}, which has no "

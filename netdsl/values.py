@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Self
 
 from netdsl.errors import Span
 
@@ -16,6 +17,18 @@ class Size:
 
     def __str__(self) -> str:
         return "x".join(map(str, self.dims))
+
+
+class Text(str):
+    """A quoted text and where it is written: a path is looked up beside the file that names it."""
+
+    __slots__ = ("span",)
+    span: Span | None
+
+    def __new__(cls, value: str, span: Span | None = None) -> Self:
+        text = super().__new__(cls, value)
+        text.span = span
+        return text
 
 
 @dataclass(frozen=True, slots=True)

@@ -1627,6 +1627,14 @@ FAULTS = (
         ("tests/test_shrink.py",),
     ),
     Fault(
+        "shrink-not-in-proportion",
+        "language",
+        "netdsl/language/shrink.py",
+        "small_unit = unit if group & fixed else -(-unit // divisor)",
+        "small_unit = -(-unit // divisor)",
+        ("tests/test_shrink.py",),
+    ),
+    Fault(
         "main-path-skipped-by-one",
         "language",
         "netdsl/training/recipe/lint_rules.py",
@@ -2390,8 +2398,16 @@ FAULTS = (
         "published-top5-less",
         "insight",
         "netdsl/insight/published_accuracy.py",
-        'if accuracies.get("top5", 1) < accuracies.get("top1", 0):',
-        'if accuracies.get("top5", 1) < 0:',
+        'if accuracy.shares.get("top5", 1) < accuracy.shares.get("top1", 0):',
+        'if accuracy.shares.get("top5", 1) < 0:',
+        ("tests/test_shrink.py::test_what_is_published_is_a_share",),
+    ),
+    Fault(
+        "published-twice",
+        "insight",
+        "netdsl/insight/published_accuracy.py",
+        "if any(accuracy.conditions == other.conditions for other in found):",
+        "if found and accuracy == found[-1]:",
         ("tests/test_shrink.py::test_what_is_published_is_a_share",),
     ),
     Fault(

@@ -80,7 +80,7 @@ def test_no_split_takes_all_of_a_class() -> None:
         split(of_classes([0, 0, 1, 1]), 3, 1)
     with pytest.raises(NetError, match="cannot be held out"):
         split(of_classes([0, 0, 1, 1]), 4, 1)
-    with pytest.raises(NetError, match="is none"):
+    with pytest.raises(NetError, match="rounds to 0"):
         split(of_classes([0, 0, 1, 1]), 0.01, 1)
 
 

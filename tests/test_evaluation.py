@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+from collections import Counter
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,21 @@ import numpy as np
 import pytest
 
 from netdsl.backends import open_backend
+from netdsl.cli.evaluation_files import PredictionsFile
 from netdsl.cli.evaluation_tables import show_classes, show_evaluation
-from netdsl.inference import EvaluationReport, Predictor
-from netdsl.training.metrics.class_counts import ClassCounts, count_classes
+from netdsl.data.pictures import pictures_from_paths
+from netdsl.data.samples import Samples
+from netdsl.errors import NetError
+from netdsl.file_io import AtomicFile
+from netdsl.inference import EvaluationReport, Predictor, _name_images
+from netdsl.training.metrics.class_counts import (
+    ClassCounts,
+    can_count_pairs,
+    check_matrix_memory,
+    count_classes,
+)
 from netdsl.training.metrics.table import METRICS, Score
+from netdsl.training.run.tally import Predictions
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.types import Array
@@ -79,6 +92,97 @@ def test_the_report_of_one_class_an_image(folder: Path, netdsl: Any) -> None:
     assert f"means over the classes: precision {found['precision']:.2%}" in out
     assert f"wasps       7  {found['classes'][2]['precision']:>9.2%}" in out
     assert "rows: true class; columns: predicted class" in out
+    assert (found["top5"], "top-5" in out) == (1, False)
+
+
+@pytest.mark.parametrize("count", [2, 5, 6])
+def test_top_5_is_shown_if_there_are_more_classes(count: int) -> None:
+    labels = np.arange(count)
+    score = Score(0.5, 0.5, 0.9, count, count_classes(labels, labels, count))
+    report = EvaluationReport(score, "test", tuple(map(str, labels)), np.diag(labels))
+    with redirect_stdout(io.StringIO()) as printed:
+        show_evaluation(report)
+    assert ("top-5 90.00%" in printed.getvalue()) == (count > 5)
+
+
+def test_the_files_of_an_evaluation(folder: Path, netdsl: Any) -> None:
+    """The matrix is that of --json; the rows of the images, of a folder of pictures with their
+    paths, add up to it."""
+    save_arrays(ONE_CLASS)
+    save_weights()
+    args = ("eval", "w.safetensors", "--json", "--device", "reference")
+    code, out, err = netdsl(*args, "--confusion", "c.csv", "--predictions", "p.csv")
+    assert code == 0, err
+    confusion = json.loads(out)["confusion"]
+    heading, *rows = csv.reader(Path("c.csv").read_text().splitlines())
+    assert heading == ["true class", *CLASSES]
+    assert rows == [[c, *map(str, row)] for c, row in zip(CLASSES, confusion, strict=True)]
+    images = [*csv.DictReader(Path("p.csv").read_text().splitlines())]
+    assert [row["image"] for row in images] == [str(i) for i in range(23)]
+    assert [row["class"] for row in images] == [CLASSES[i] for i in ONE_CLASS]
+    counts = Counter((row["class"], row["predicted"]) for row in images)
+    assert [[counts[a, b] for b in CLASSES] for a in CLASSES] == confusion
+    for row in images:
+        shares = {c: float(row[f"p({c})"]) for c in CLASSES}
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == max(shares, key=shares.__getitem__)
+        assert float(row["p"]) == max(shares.values())
+    Path("kept.csv").write_text("before")
+    code, _, err = netdsl(*args, "--predictions", "kept.csv", "--data", "absent")
+    assert code == 2, err
+    assert Path("kept.csv").read_text() == "before"
+    assert netdsl(*args, "--predictions", "a.csv", "--confusion", "a.csv")[0] == 2
+
+
+def test_the_files_of_several_labels(folder: Path, netdsl: Any) -> None:
+    save_arrays(SEVERAL)
+    save_weights(loss="loss = bce")
+    args = ("eval", "w.safetensors", "--device", "reference")
+    code, _, err = netdsl(*args, "--predictions", "p.csv", "--flip")
+    assert code == 0, err
+    images = [*csv.DictReader(Path("p.csv").read_text().splitlines())]
+    for row, labels in zip(images, SEVERAL, strict=True):
+        assert row["labels"] == ";".join(c for c, has in zip(CLASSES, labels, strict=True) if has)
+        likely = [c for c in CLASSES if float(row[f"p({c})"]) > 0.5]
+        assert row["predicted"] == ";".join(likely)
+    code, _, err = netdsl(*args, "--confusion", "c.csv")
+    assert code == 2
+    assert "images with several labels have no confusion matrix" in err
+    assert not Path("c.csv").exists()
+
+
+def test_rows_of_pictures_and_of_many_classes(folder: Path) -> None:
+    """Pictures have their paths, images without a prediction empty cells, and many classes only the
+    probability of the first."""
+    samples = Samples(pictures_from_paths([Path("b/2.png"), Path("a/1.png")]), np.zeros(2, int))
+    names = _name_images(samples, np.array([1, 0]))
+    names_of_classes = [f"c{i}" for i in range(101)]
+    shares = np.full((2, 101), np.nan, np.float32)
+    shares[0] = np.eye(101)[7]
+    found = Predictions(np.array([1, 0]), np.array([7, 8]), np.array([7, -1]), shares)
+    with AtomicFile(Path("p.csv")) as file:
+        PredictionsFile(file, names_of_classes).add(names, found)
+    assert Path("p.csv").read_text().splitlines() == [
+        "image,class,predicted,p",
+        "a/1.png,c7,c7,1",
+        "b/2.png,c8,,",
+    ]
+
+
+def test_the_size_of_a_confusion_matrix_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is known from the number of classes alone; the report then says that there is none."""
+    monkeypatch.setenv("NETDSL_MEMORY", "1GB")
+    assert can_count_pairs(1000)
+    with pytest.raises(NetError, match="a confusion matrix of 21,841 classes would take 15"):
+        check_matrix_memory(21_841)
+    names = tuple(f"c{i}" for i in range(30))
+    counts = count_classes(np.arange(30), np.arange(30), 30)
+    report = EvaluationReport(Score(1.0, 1.0, 1.0, 30, counts), "test", names, None)
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        show_evaluation(report)
+    assert "no confusion matrix" in printed.getvalue()
+    assert "means over the classes" in printed.getvalue()
 
 
 def test_the_report_of_several_labels_an_image(folder: Path, netdsl: Any) -> None:

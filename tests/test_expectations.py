@@ -223,7 +223,7 @@ def test_what_will_not_be_measured_is_refused_before(metric: str) -> None:
     both = parse_expression(f"(0.5 > train_loss or not ({metric} > 2))", "")
     for expected in (condition, both):
         if metric.startswith("test_"):
-            with pytest.raises(NetError, match="no test set"):
+            with pytest.raises(NetError, match="no test images"):
                 check_test_metrics([parse_expression("train_loss < 9", ""), expected])
         else:
             check_test_metrics([expected])

@@ -56,6 +56,22 @@ def test_a_slice_of_a_size_is_a_list() -> None:
     assert widths(net("fc(sum(d[:i]) + 1) * 3 as i", "let d = [3, 4, 6]")) == [1, 4, 8]
 
 
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("let k = 2\nif n == 3 { let k = 4; fc(k) }\nfc(k)", [4, 4]),
+        ("let k = 2\nif n == 3 { fc(k) } else { let k = 4; fc(k) }\nfc(k)", [2, 2]),
+        ("let k = 2\nif n == 2 { fc(k) } else { let k = 4; fc(k) }\nfc(k)", [4, 4]),
+        ("let k = 2\nfor i in [1, 2] { let k = k + i; fc(k) }\nfc(k)", [3, 5, 2]),
+        ("let k = 2\nfor k in [5, 6] { fc(k) }\nfc(k)", [5, 6, 2]),
+        ("let k = 2\nfc(k)\nlet k = k + 5\nfc(k)", [2, 7]),
+    ],
+)
+def test_where_a_let_is_visible(body: str, found: list[int]) -> None:
+    """Below an `if` whose branch was taken; in a loop and its later rounds, but not below it."""
+    assert widths(net(body)) == found
+
+
 @pytest.mark.parametrize("text", ["[1, 2][0.5:]", "[1, 2][:yes]", "[1, 2][:none]", "3[:1]"])
 def test_what_cannot_be_sliced(text: str) -> None:
     with pytest.raises(NetError, match=r"whole numbers|not a list"):

@@ -377,7 +377,8 @@ def test_every_run_says_what_it_found(netdsl: Any, pictures: Path) -> None:
     code, out, err = netdsl("train", "colours.net", "--out", "run", "--set", "train.epochs=1")
     assert "\n".join(expected) in err
     code, out, err = netdsl("train", "--resume", "run")
-    assert "\n".join(expected) in err
+    assert f'data: folder(path="{pictures}")' in err  # the run keeps where they are
+    assert "\n".join(expected[1:]) in err
     code, out, err = netdsl("train", "colours.net", "--overfit")
     assert "\n".join(expected) in err
     code, out, _ = netdsl("train", "colours.net", "--dry-run", "--json")
@@ -539,7 +540,7 @@ def test_from_the_command_line(netdsl: Any, pictures: Path, tmp_path: Path) -> N
     assert json.loads(out)["accuracy"] >= 0.9
     code, _, err = netdsl("eval", "run", "--size", "10")
     assert code == 2
-    assert "smaller than the 12 that the net takes" in err
+    assert "smaller than the 12 that the net needs" in err
     write(tmp_path / "new", 1, {"blue": (0, 0, 200)})
     code, _, err = netdsl("eval", "run", "--data", "new")
     assert code == 2
@@ -579,7 +580,7 @@ def test_a_run_on_pictures_resumes_to_the_same_bits(netdsl: Any, pictures: Path)
         (("classes=2", "classes=5"), "the data has 2 classes, but the net gives 5 scores"),
         (("[resize(14), center_crop]", "[hflip]"), "`hflip` is random"),
         (("hflip, lighting", "random_crop(12)"), "12 black pixels around"),
-        (("input(12x12x3)", "input(12x12x1)"), "adds red, green and blue"),
+        (("input(12x12x3)", "input(12x12x1)"), "needs red, green and blue"),
         (("input(12x12x3)", "input(12x12x2)"), "1, 3 or 4 channels"),
         (("scale=[0.5, 1]", "scale=[1, 0.5]"), "the smaller first"),
         (("scale=[0.5, 1]", "scale=0.5"), "a list of 2"),

@@ -101,6 +101,7 @@ def test_it_is_allowed_on_its_line_and_on_the_one_above(name: str) -> None:
         (trained("epochs = 2", "conv(10, 1) -> relu -> globalavgpool"), None),  # as in NIN
         (trained('init = weights("w", except="fc1.*")', "conv(4, 1) -> relu -> fc(10)"), None),
         (trained('init = weights("w")', "conv(10, 1) -> relu -> globalavgpool"), None),
+        (trained('init = weights("w", except="fc1.*")', "fc(10) -> relu"), "squashed-scores"),
         (
             trained('init = weights("w", except="h.*")', "h: conv(10, 8) -> relu -> maxpool(1)"),
             "dying-scores",

@@ -303,8 +303,13 @@ def test_patience_waits_for_the_metric_of_best() -> None:
     assert format_end(progress, recipe("epochs = 3, best = min(val_loss)")) == (
         "best epoch 1: val_loss 1.0000"
     )
-    line = format_epoch({**progress.history[0], "seconds": 1, "images_per_second": 9}, waiting)
-    assert "val loss 1.0000  val accuracy 10.00%  val F1 50.00%" in line
+    metrics = {**progress.history[0], "train_accuracy": 0.25, "seconds": 1}
+    line = format_epoch({**metrics, "images_per_second": 9}, waiting)
+    assert line == (
+        "epoch 1/9  loss 1.0000  accuracy 25.00%  val loss 1.0000  val accuracy 10.00%  "
+        "val F1 50.00%  9 images/s  1.0 s"
+    )
+    assert format_epoch({**metrics, "images_per_second": None}, waiting).endswith("50.00%  1.0 s")
 
 
 @settings(max_examples=12)

@@ -240,9 +240,9 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
     "root": (external("/etc/hostname"), "outside the model's folder"),
     "link": (external("link.bin"), "outside the model's folder"),
     "folder": (external("folder"), "not next to"),
-    "offset": (external("short.bin", offset=10), "lies at 10"),
+    "offset": (external("short.bin", offset=10), "is at 10"),
     "length": (external("short.bin", length=7), "has 7 bytes"),
-    "huge offset": (external("short.bin", offset=10**17), "lies at"),
+    "huge offset": (external("short.bin", offset=10**17), "is at"),
 }
 
 

@@ -292,7 +292,7 @@ def test_bytes_are_no_vector_beside_an_image(netdsl: Any, tmp_path: Path) -> Non
     net = "image: input(8x8x3); v: input(5); concat { image -> flatten | v } -> fc(5)"
     text = f"net two {{ {net} }}\ndata {{ batch = 4 }}\ntrain {{ epochs = 1 }}\n"
     write_checkpoint(path, text)
-    assert "`v` is no image" in refused(netdsl, path)
+    assert "`v` is not an image" in refused(netdsl, path)
     assert netdsl("export", str(path), "-o", "x.onnx", "--raw")[0] == 0
 
 

@@ -176,11 +176,11 @@ def test_missing_and_bad_pictures_are_named_or_skipped(folder: Path) -> None:
 
 def test_table_and_pictures_are_looked_up_in_the_data_folder(folder: Path, tmp_path: Path) -> None:
     write(folder, "image,label\nd.png,x\n")
-    (tmp_path / "y.csv").write_text("image,label\nd.png,x\nnone.png,y\n")
+    (folder / "y.csv").write_text("image,label\nd.png,x\nnone.png,y\n")
     with pytest.raises(NetError, match=r"there is no file .*x.csv"):
         load(chosen(path="x.csv", images=None), str(folder))
     with pytest.raises(NetError, match=r"there is no folder .*nowhere"):
         load(chosen(path="labels.csv", images="nowhere"), str(folder))
-    path = str(tmp_path / "y.csv")
-    dataset = load(chosen(path=path, images="sub"), str(folder), skip_bad_pictures=True)
-    assert names(dataset.train) == ["d.png"]
+    for path in ("y.csv", "elsewhere/y.csv", str(tmp_path / "other" / "y.csv")):
+        dataset = load(chosen(path=path, images="sub"), str(folder), skip_bad_pictures=True)
+        assert names(dataset.train) == ["d.png"]

@@ -149,22 +149,48 @@ net a {
     assert (side % 4, side <= 12) == (0, True)
 
 
-def test_counts_that_no_longer_fit_are_told_with_what_may_do() -> None:
+def test_counts_that_no_longer_fit_are_reported_with_a_divisor_that_works() -> None:
     text = """
 net a {
-  input(4x4x3)
-  x: conv(6, 1x1)
-  y: conv(4, 1x1)
-  add { concat { x | x } | concat { y | y | y } } -> fc(2)
+  input(4x4x30)
+  add { conv(60, 1x1) | pad(channels=[0, 30]) } -> fc(2)
 }
 """
     with pytest.raises(NetError) as e:
-        small(text, by=4)
+        small(text, by=8)
     told = e.value.render()
-    assert "the two branches of `add` differ: 4x4x4 and 4x4x3" in told
-    assert "in `a` with its channels divided by 4" in told
-    assert "help: a smaller number, or one that divides its channels evenly, may work" in told
+    assert "the two branches of `add` differ: 4x4x8 and 4x4x30" in told
+    assert "in `a` with its channels divided by 8" in told
+    assert "help: dividing them by 2 works" in told
     assert small(text, by=2).params
+
+
+def test_no_divisor_is_named_if_none_works() -> None:
+    text = "net a { input(4x4x30); add { conv(33, 1x1) | pad(channels=[3, 0]) } -> fc(2) }"
+    with pytest.raises(NetError) as e:
+        small(text, by=8)
+    assert "help: change the channel counts, or check the net at its full size" in e.value.render()
+
+
+HALVES = "add { x -> slice(channels=[0, 10]) | x -> slice(channels=[10, 20]) }"
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (f"x: conv(20, 1x1)\n{HALVES}", 3),
+        ("x: conv(6, 1x1)\ny: conv(4, 1x1)\nadd { concat { x | x } | concat { y | y | y } }", 6),
+        ("concat { conv(15, 1x1) | conv(15, 1x1) } -> add { identity | conv(30, 1x1) }", 30),
+        ("conv(10, 1x1) -> add { depthwise(1x1, multiplier=3) | conv(30, 1x1) }", 30),
+        ("conv(9, 1x1) -> add { depthwise(1x1, multiplier=3) | conv(27, 1x1) }", 9),
+    ],
+)
+@pytest.mark.parametrize("by", [2, 4, 8, 16])
+def test_parts_shrink_in_proportion_where_nothing_else_fits(body: str, found: int, by: int) -> None:
+    """Halves of 20, thirds and halves of 12, parts of the input's 30."""
+    net = small(f"net a {{ input(4x4x30)\n{body}\nglobalavgpool -> fc(2) }}", by=by, images=False)
+    if by == 4:
+        assert net.layers[-2].output_type.shape[-1] == found
 
 
 @pytest.mark.parametrize(
@@ -207,9 +233,7 @@ net a { input(4x4x3); conv(24, 1x1) -> add { ghost(24) | identity } -> ghost(48)
 def test_the_other_nets_are_tested_if_one_cannot_be_shrunk(netdsl: Any, tmp_path: Path) -> None:
     (tmp_path / "a.net").write_text(
         """
-block twice(c) { conv(c, 1x1) -> concat { identity | identity } }
-block thrice(c) { conv(c, 1x1) -> concat { identity | identity | identity } }
-net odd { input(4x4x3); add { twice(6) | thrice(4) } -> fc(2) }
+net odd { input(4x4x30); add { conv(60, 1x1) | pad(channels=[0, 30]) } -> fc(2) }
 net even { input(4x4x3); conv(8, 1x1) -> fc(2) }
 test odd { gradients }
 test even { gradients }
@@ -273,6 +297,7 @@ def test_a_small_net_s_gradients_are_checked_and_nothing_that_is_counted(
     (found,) = json.loads(out)["tests"]
     assert found["expectations"] == [{"text": "gradients", "ok": True, "found": ""}]
     assert found["published"] == {"top5": 0.5}
+    assert [(a["top1"], a["top5"]) for a in found["published_accuracies"]] == [(None, 0.5)]
 
 
 def test_a_small_net_is_trained_kept_and_used(netdsl: Any, tmp_path: Path) -> None:
@@ -295,7 +320,8 @@ def test_a_folder_in_one_table(netdsl: Any, tmp_path: Path) -> None:
     (tmp_path / "a.net").write_text("net a { input(8) -> fc(8) -> fc(3) }")
     code, out, _ = netdsl("summary", ".")
     assert code == 0
-    assert "| `a.net:a` |  | 99 | 88 | 11 |  |  |" in out
+    assert "| `a.net:a` |  | 99 | 88 | 11 |  |  |  |" in out
+    assert "Published accuracies" not in out
     code, out, _ = netdsl("summary", ".", "--shrink", "4", "--json")
     assert json.loads(out)["nets"][0]["params"] == 99  # 8 is as many as the input has
     code, _, err = netdsl("summary", ".", "--set", "n=3")
@@ -315,7 +341,15 @@ def test_a_folder_in_one_table(netdsl: Any, tmp_path: Path) -> None:
         ('published("high")', "must be a number from 0 to 1"),
         ("published(top1=0.9, top5=0.8)", "`top5` is less than `top1`"),
         ("published(top2=0.9)", "has no parameter `top2`"),
-        ("published(top1=0.5), published(top5=0.6)", "`published` is given twice"),
+        ("published(top1=0.5), published(top5=0.6)", "`published` is given twice for the same"),
+        ("published(0.5, crops=10), published(0.6, crops=10)", "is given twice for the same"),
+        ("published(top1=0.5, crops=0)", "`crops` of `published` must be"),
+        ("published(top1=0.5, crops=many)", "`crops` of `published` must be"),
+        ("published(top1=0.5, source=paper)", "`source` of `published` must be a quoted string"),
+        ('published(top1=0.5, source="")', "must be a text of at most 60 characters"),
+        ("published(top1=0.5, train=[512, 256])", "the ends of an interval ([256, 512])"),
+        ("published(top1=0.5, train=[224, 256, 288])", "the ends of an interval ([256, 512])"),
+        ("published(top1=0.5, test=[256, 0])", "`test` of `published` must be"),
         ("published(0.5) == 0.5", "unknown name `published` in a test"),
     ],
 )
@@ -328,11 +362,40 @@ def test_what_is_published_is_a_share(netdsl: Any, tmp_path: Path, fact: str, me
             assert message in err
 
 
-def test_what_is_published_is_told(netdsl: Any, tmp_path: Path) -> None:
-    text = "net a { input(8) -> fc(3) }\ntest a { params == 27, published(0.5, top5=0.75) }\n"
+def test_what_is_published_is_printed(netdsl: Any, tmp_path: Path) -> None:
+    text = (
+        "net a { input(8) -> fc(3) }\n\n"
+        "test a {\n"
+        "  params == 27\n"
+        "  published(0.5, top5=0.75)\n"
+        '  published(0.6, source="table 4", crops=dense, train=[256, 512], test=[256, 384])\n'
+        '  published(top1=0.55, source="a | b", crops=1, train=256, test=256)\n'
+        "}\n"
+    )
     (tmp_path / "a.net").write_text(text)
     code, out, _ = netdsl("test", "a.net")
     assert code == 0
     assert "a.net:a  1 expectation\n" in out
-    assert "published: top-1 50.00%, top-5 75.00%" in out
+    assert out.splitlines()[1:4] == [
+        "     published: top-1 50.00%, top-5 75.00%",
+        "     published: top-1 60.00% (table 4; dense; trained at 256-512; tested at 256, 384)",
+        "     published: top-1 55.00% (a | b; 1 crop; trained at 256; tested at 256)",
+    ]
     assert netdsl("fmt", "--check", "a.net")[0] == 0
+    (found,) = json.loads(netdsl("test", "a.net", "--json")[1])["tests"]
+    assert found["published"] == {"top1": 0.5, "top5": 0.75}  # the first, as in the table of nets
+    (net,) = json.loads(netdsl("summary", ".", "--json")[1])["nets"]
+    assert net["published"] == found["published"]
+    assert net["published_accuracies"] == found["published_accuracies"]
+    assert found["published_accuracies"][1] == {
+        "top1": 0.6,
+        "top5": None,
+        "source": "table 4",
+        "crops": "dense",
+        "train": [256, 512],
+        "test": [256, 384],
+    }
+    page = netdsl("summary", ".")[1]
+    assert "| `a.net:a` |  | 27 | 24 | 3 | 50.00% | 75.00% |  |" in page
+    assert "| `a.net:a` | table 4 | dense | 256-512 | 256, 384 | 60.00% |  |" in page
+    assert "| `a.net:a` | a \\| b | 1 | 256 | 256 | 55.00% |  |" in page

@@ -229,7 +229,7 @@ def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
         with pytest.raises(NetError, match=r"not an \.npz file|holds no array"):
             read_arrays(path)
     with pytest.raises(NetError, match="there is no file"):
-        read_arrays(tmp_path / "y.npz")
+        SOURCES["arrays"].load(None, path=str(tmp_path / "y.npz"))
     os.mkfifo(tmp_path / "pipe.npz")
     with pytest.raises(NetError, match=r"pipe\.npz is a named pipe"):
         read_arrays(tmp_path / "pipe.npz")

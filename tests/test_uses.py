@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from netdsl.api.net import load as load_net
 from netdsl.errors import NetError, fail
 from netdsl.insight.program_check import check_program
 from netdsl.language.elaborate import elaborate
@@ -19,6 +20,7 @@ from netdsl.language.inline import inline_uses
 from netdsl.language.override import override
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, build_program, reject_read
+from netdsl.training.recipe.net_data import find_data_of_net
 
 LIBRARY = """
 let width = 8
@@ -235,3 +237,65 @@ def test_a_used_net_is_trained_evaluated_and_resumed(netdsl: Any, tmp_path: Path
     code, out, _ = netdsl("summary", "run/recipe.net:wide", "--json")
     assert code == 0
     assert json.loads(out)["params"] == (64 + 1) * 4 + (4 + 1) * 10
+
+
+USED = """
+net small(classes=10) { input(8) -> fc(classes) }
+net wide(width) { input(8) -> fc(width) -> fc(10) }
+"""
+RECIPE = 'use "lib.net"\ndata { source = digits }\ntrain { epochs = 1 }\n'
+NAMED = RECIPE + "net own = small(classes=5)\ntrain other { net = small }\n"
+TEST = 'use "lib.net"\ntest { params == 90 }\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "command", "help"),
+    [
+        (RECIPE, "summary a.net", "say which one to use, as in `a.net:small`, or write"),
+        (RECIPE, "train a.net", "say which one to train: `net = small`, or write `net my = small`"),
+        (RECIPE, "check a.net", "say which one to train: `net = small`"),
+        (TEST, "test a.net", "say which one to test: `test small { ... }`"),
+        (RECIPE, "train a.net:small", "write one for it, `train small { net = small }`, or give"),
+        (RECIPE, "sweep a.net:small", "another recipe `--set train.net=small`"),
+        ('use "lib.net"', "train a.net:small", "write one for it, `train small { net = small }`"),
+        (NAMED, "train a.net:small", "`small` is a net, not a recipe; `a.net:other` trains it"),
+        (NAMED, "train a.net:own", "`own` is a net, not a recipe; `a.net` trains it"),
+        (RECIPE, "summary a.net:wide", "set it with `--set width=VALUE`, or write `net my = wide("),
+    ],
+)
+def test_how_to_name_a_used_net(
+    text: str, command: str, help: str, netdsl: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "lib.net").write_text(USED)
+    (tmp_path / "a.net").write_text(text)
+    code, _, err = netdsl(*command.split())
+    assert code == 2
+    assert help in err
+
+
+@pytest.mark.parametrize("recipe", ["train { epochs = 1 }", "train { net = no_such }"])
+def test_a_used_net_needs_no_recipe(recipe: str, netdsl: Any, tmp_path: Path) -> None:
+    """A recipe that names no net, or none that there is, does not concern a net that is named."""
+    (tmp_path / "lib.net").write_text(USED)
+    (tmp_path / "a.net").write_text(f'use "lib.net"\ndata {{ source = digits }}\n{recipe}')
+    code, out, err = netdsl("compile", "a.net:small", "--train")
+    assert (code, err) == (0, "")
+    assert "plain SGD" in out
+    assert load_net("a.net:small").params == 90
+
+
+def test_a_recipe_that_inherits_its_net_uses_no_data_for_another() -> None:
+    """`fast` trains `b`, as the unnamed recipe does; so `a` is for the data that is left."""
+    text = """
+net a { input(8x8x1) -> fc(10) }
+net b { input(28x28x1) -> fc(10) }
+data large { source = mnist }
+data small { source = digits }
+train { net = b, data = large }
+train fast { epochs = 2 }
+"""
+    program = load({}, text)
+    data = find_data_of_net(program, "a")
+    assert data is not None
+    assert data.name == "small"
+    assert [program.find_trained_net(x.name) for x in program.sections("train")] == ["b", "b"]

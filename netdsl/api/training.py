@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,8 +34,10 @@ from netdsl.training.recipe.expectations import (
 from netdsl.training.recipe.lints import recipe_warnings
 from netdsl.training.recipe.recipe import override_recipe, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import without_expectations
-from netdsl.training.run.callbacks import OnEpoch, Result, format_epoch
+from netdsl.training.run.callbacks import OnEpoch, Result, StepReport, format_epoch
+from netdsl.training.run.heartbeat import Heartbeat
 from netdsl.training.run.launch import launch
+from netdsl.training.run.phase import ignore_phase
 from netdsl.training.run.stages import run_stages
 from netdsl.training.run.trainer import Trainer
 
@@ -98,7 +101,8 @@ def train(
     `on_epoch` is called with the metrics of every epoch, after it is saved. If it returns True, the
     epoch is the last one, and the run ends as usual; False or None goes on. What it raises ends the
     run at once; `resume` continues it. So does Ctrl-C, which saves the run first and then raises
-    KeyboardInterrupt. Nothing is printed unless `verbose`. Raises NetError for all that is wrong
+    KeyboardInterrupt. Nothing is printed unless `verbose`: then each epoch, and once a minute where
+    the run is. Raises NetError for all that is wrong
     with file, data or machine, and if the loss is no longer finite."""
     place, folder, again = _read_places(file, out, resume)
     backend = open_backend(device)
@@ -106,17 +110,24 @@ def train(
         raise fail(f"`on_epoch` is of type {type(on_epoch).__name__}, which cannot be called")
     settings = format_settings(set)
     given, parse = _read_data(data)
-    show: Callable[[str], None] = print if verbose else lambda line: None
-    runner = _Runner(on_epoch, show)
-    with launch(place, folder, again, settings, parse) as start:
+    heartbeat = Heartbeat(print) if verbose else None
+    runner = _Runner(on_epoch, heartbeat)
+    with launch(place, folder, again, settings, parse) as start, heartbeat or nullcontext():
         if given is None:
             _require_source(start.program, start.name, resume is not None)
         program, notes = _leave_out_unmeasured(start.program, start.name, given)
         warnings = (*(d.message for d in recipe_warnings(program, start.name)), *notes)
         for line in warnings:
-            show(f"warning: {line}")
+            runner.show(f"warning: {line}")
         trainer, result = run_stages(
-            program, start.name, backend, given, start.out, runner.run, start.saved
+            program,
+            start.name,
+            backend,
+            given,
+            start.out,
+            runner.run,
+            start.saved,
+            heartbeat.on_phase if heartbeat else ignore_phase,
         )
     recipe = trainer.recipe
     outcomes = judge_expectations(recipe.expectations, result.metrics, recipe.top_level)
@@ -133,10 +144,18 @@ def train(
 
 @dataclass(frozen=True)
 class _Runner:
-    """Runs a recipe, and shows its epochs."""
+    """Runs a recipe; with a heartbeat, shows its epochs and where it is."""
 
     on_epoch: OnEpoch | None
-    show: Callable[[str], None]
+    heartbeat: Heartbeat | None
+
+    def show(self, line: str) -> None:
+        if self.heartbeat is not None:
+            self.heartbeat.print(line)
+
+    def on_step(self, report: StepReport) -> None:
+        if self.heartbeat is not None:
+            self.heartbeat.on_step(report)
 
     def run(self, trainer: Trainer, out: Path) -> Result:
         for line in trainer.opening_lines():
@@ -148,9 +167,7 @@ class _Runner:
 
         try:
             with defer_interrupts(find_plain_interrupt) as is_stop_requested:
-                result = trainer.run(
-                    out, lambda step: None, on_epoch, is_stop_requested, log=self.show
-                )
+                result = trainer.run(out, self.on_step, on_epoch, is_stop_requested, log=self.show)
         except KeyboardInterrupt as e:
             e.add_note(f"resume the run with netdsl.train(resume={str(out)!r})")
             raise
@@ -194,7 +211,7 @@ def fit_arrays(
     recipe = resolve_recipe(program, name)
     network = elaborate(program, recipe.net, recipe.settings(training=False, batch=1))
     dataset = make_dataset(network.image_shape)
-    runner = _Runner(None, lambda line: None)
+    runner = _Runner(None, None)
     trainer, result = run_stages(program, name, backend, dataset, folder, runner.run)
     return load(result.checkpoint, device), trainer.progress.history
 

@@ -20,6 +20,7 @@ from netdsl.cli.app import (
     print_json,
 )
 from netdsl.cli.file_arguments import load_program, load_recipe
+from netdsl.cli.progress import show_progress
 from netdsl.errors import fail, suggest_name
 from netdsl.file_io import split_file_and_name
 
@@ -195,7 +196,8 @@ def _compile(
     path, name = split_file_and_name(file)
     program = load_recipe(path, settings, name) if train else load_program(path, settings, name)
     target = _make_target(name, train, batch, lower, shrink)
-    return compile_target(program, target, fusion_of(device))
+    with show_progress("compiling"):
+        return compile_target(program, target, fusion_of(device))
 
 
 def _build_kernels(compilation: Compilation, device: str, seconds: float) -> float:
@@ -211,7 +213,8 @@ def _build_kernels(compilation: Compilation, device: str, seconds: float) -> flo
     backend = open_backend(device).with_tuning(seconds)
     state = State(backend)
     state.initialise(compilation.plan.graph.states, seed=0)
-    Executor(compilation.plan.graph, backend, state).launch()
+    with show_progress("building kernels"):
+        Executor(compilation.plan.graph, backend, state).launch()
     return time.perf_counter() - started
 
 

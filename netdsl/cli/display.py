@@ -1,47 +1,22 @@
-"""Output for people: tables, lines per epoch, the progress bar of training."""
+"""Output for people: tables, lines of a run."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from netdsl.cli.app import echo
-from netdsl.text_escaping import escape_line, escape_text
+from netdsl.cli.tables import Column, TextTable, figures, make_console
+from netdsl.text_escaping import escape_line
 from netdsl.types import format_bytes
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from netdsl.insight.explain import Compilation, PassDiff
     from netdsl.insight.net_tests import TestResult
     from netdsl.insight.network_diff import NetworkDiff
     from netdsl.insight.summary import Summary
-    from netdsl.training.run.callbacks import Result, StepReport
     from netdsl.training.run.dry_run import DryRun
     from netdsl.training.run.memory import Memory
     from netdsl.training.run.overfit import OverfitResult
-    from netdsl.training.run.trainer import Trainer
-    from netdsl.training.step.watch import WatchRequest
-
-
-def make_console() -> Console:
-    """The terminal as it is; for a file or pipe, a console wide enough for every line."""
-    from rich.console import Console
-
-    console = Console(**_CONSOLE_OPTIONS)
-    return console if console.is_terminal else Console(**_CONSOLE_OPTIONS, width=240)
-
-
-_CONSOLE_OPTIONS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-"""Text is printed verbatim, without Rich's markup."""
-
-
-def add_row(table: Table, *cells: str) -> None:
-    """Adds a row to a table, with control characters escaped."""
-    table.add_row(*map(escape_line, cells))
 
 
 def show_test_result(path: str, result: TestResult) -> None:
@@ -51,27 +26,25 @@ def show_test_result(path: str, result: TestResult) -> None:
     for o in result.outcomes:
         if not o.ok:
             echo(f"     {o.text}: {o.found or 'it does not hold'}")
-    if result.published_accuracies:
-        shares = (
-            f"{k.replace('top', 'top-')} {v:.2%}" for k, v in result.published_accuracies.items()
-        )
-        echo(f"     published: {', '.join(shares)}")
+    for accuracy in result.published_accuracies:
+        shares = (f"{k.replace('top', 'top-')} {v:.2%}" for k, v in accuracy.shares.items())
+        conditions = accuracy.describe_conditions()
+        echo(f"     published: {', '.join(shares)}" + (f" ({conditions})" if conditions else ""))
 
 
 def show_summary(found: Summary) -> None:
-    from rich.table import Table
-
-    table = Table(title=found.net, box=None, pad_edge=False, title_justify="left")
-    for heading in ("layer", "call", "output"):
-        table.add_column(heading, no_wrap=heading != "call", overflow="fold")
-    for heading in ("params", "MACs", "memory"):
-        table.add_column(heading, justify="right")
+    columns = (
+        Column("layer"),
+        Column("call", fold_width=16),
+        Column("output", is_whole=True),
+        *map(figures, ("params", "MACs", "memory")),
+    )
+    rows = []
     for r in found.layers:
         counts = [f"{n:,}" if n else "" for n in (r.params, r.macs)]
-        add_row(table, r.name, r.call, r.output, *counts, format_bytes(r.bytes))
-    console = make_console()
-    console.print(table)
-    console.print(
+        rows.append((r.name, r.call, r.output, *counts, format_bytes(r.bytes)))
+    TextTable(columns, rows, found.net).show()
+    make_console().print(
         f"\n{found.params:,} params, {found.macs:,} MACs and {found.activations:,} activations "
         "per image"
     )
@@ -85,69 +58,21 @@ def show_summary(found: Summary) -> None:
         echo(f"used by no output: {_format_names(found.unread_layers)}")
 
 
-def with_progress(
-    trainer: Trainer,
-    out: Path,
-    quiet: bool,
-    should_stop: Callable[[], bool],
-    update_bar: WatchRequest | None,
-) -> Result:
-    """Runs a trainer with a progress bar of loss, images/s and remaining time on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from netdsl.training.run.callbacks import format_epoch
-
-    console = Console(stderr=True, **_CONSOLE_OPTIONS)
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}"),
-        BarColumn(bar_width=None),
-        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} images/s"),
-        TimeRemainingColumn(),
-    )
-    total = trainer.recipe.epochs * trainer.job.steps_per_epoch
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("", total=total, epoch="", loss=0.0, rate=0.0)
-
-        def on_step(p: StepReport) -> None:
-            completed_steps = p.epoch * p.steps + p.step
-            epoch = f"{p.epoch + 1}/{p.epochs}"
-            loss = math.nan if p.loss is None else p.loss
-            bar.update(
-                task, completed=completed_steps, epoch=epoch, loss=loss, rate=p.images_per_second
-            )
-
-        def on_epoch(m: dict[str, Any]) -> None:
-            if not quiet:
-                bar.console.print(format_epoch(m, trainer.recipe), soft_wrap=True)
-
-        def log(words: str) -> None:
-            bar.console.print(escape_text(words), soft_wrap=True)
-
-        return trainer.run(out, on_step, on_epoch, should_stop, update_bar, log)
-
-
 def show_diff(found: NetworkDiff) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", *map(escape_line, found.net_names)):
-        table.add_column(heading, overflow="fold", justify="left")
-    for label, (a, b) in (("params", found.params), ("MACs", found.macs)):
-        add_row(table, label, f"{a:,}", f"{b:,}")
+    rows = [
+        (label, f"{a:,}", f"{b:,}")
+        for label, (a, b) in (("params", found.params), ("MACs", found.macs))
+    ]
+    TextTable([Column(""), *map(figures, found.net_names)], rows).show()
     for title, changes in (
         ("layers", found.differing_layers),
         ("weights", found.differing_weights),
     ):
         if changes:
-            add_row(table)
-            add_row(table, f"{title} that differ")
-        for c in changes:
-            add_row(table, f"  {c.name}", c.a or "-", c.b or "-")
+            columns = [Column(""), *(Column(name, fold_width=16) for name in found.net_names)]
+            entries = [(c.name, c.a or "-", c.b or "-") for c in changes]
+            TextTable(columns, entries, f"\n{title} that differ").show()
     console = make_console()
-    console.print(table)
     if found.is_identical:
         console.print("\nthe nets are the same")
     total = len(found.transferable_weights) + len(found.differing_weights)
@@ -262,37 +187,33 @@ def _show_pass_diff(change: PassDiff, full: bool) -> None:
 
 
 def _show_kinds(found: Compilation) -> None:
-    from rich.table import Table
-
     from netdsl.insight.explain import tabulate_kinds
 
-    table = Table(title="\nkernels", box=None, pad_edge=False, title_justify="left")
-    table.add_column("kind")
-    for heading in ("launches", "moved", "one node each", "moved"):
-        table.add_column(heading, justify="right")
-    total = [0, 0, 0, 0]
-    for kind, *figures in tabulate_kinds(found):
-        total = [t + f for t, f in zip(total, figures, strict=True)]
-        add_row(table, kind, *_format_figures(figures))
-    add_row(table, "all", *_format_figures(total))
-    make_console().print(table)
+    headings = ("launches", "moved", "one node each", "moved")
+    rows, total = [], [0, 0, 0, 0]
+    for kind, *numbers in tabulate_kinds(found):
+        total = [t + f for t, f in zip(total, numbers, strict=True)]
+        rows.append((kind, *_format_figures(numbers)))
+    rows.append(("all", *_format_figures(total)))
+    TextTable([Column("kind"), *map(figures, headings)], rows, "\nkernels").show()
 
 
-def _format_figures(figures: list[int]) -> list[str]:
-    launches, moved, launches_alone, moved_alone = figures
+def _format_figures(numbers: list[int]) -> list[str]:
+    launches, moved, launches_alone, moved_alone = numbers
     return [f"{launches:,}", format_bytes(moved), f"{launches_alone:,}", format_bytes(moved_alone)]
 
 
 def _show_source_lines(found: Compilation) -> None:
-    from rich.table import Table
-
     from netdsl.insight.explain import source_lines
 
-    table = Table(title="\nlines and kernels", box=None, pad_edge=False, title_justify="left")
-    table.add_column("place", no_wrap=True)
-    table.add_column("moved", justify="right", no_wrap=True)
-    table.add_column("became", overflow="fold")
-    table.add_column("line", overflow="fold")
-    for row in source_lines(found.plan):
-        add_row(table, row.place, format_bytes(row.bytes), row.kernels, row.text)
-    make_console().print(table)
+    columns = (
+        Column("place"),
+        figures("moved"),
+        Column("became", fold_width=16),
+        Column("line", fold_width=16),
+    )
+    rows = [
+        (row.place, format_bytes(row.bytes), row.kernels, row.text)
+        for row in source_lines(found.plan)
+    ]
+    TextTable(columns, rows, "\nlines and kernels").show()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from netdsl.cli.app import echo
-from netdsl.cli.display import add_row, make_console
+from netdsl.cli.tables import Column, TextTable, figures
 from netdsl.data.inventory import format_skipped_pictures
 from netdsl.data.memory_limits import MEMORY_VARIABLE
-from netdsl.inference import EvaluationReport
+from netdsl.inference import TOP_K, EvaluationReport
 from netdsl.text_escaping import escape_line
 from netdsl.training.metrics.ranking import score_limit
 from netdsl.training.metrics.table import METRICS, format_metric
@@ -20,15 +20,18 @@ _MAX_CLASSES, _MAX_PAIRS = 25, 20
 """With more classes, neither a table of them nor their confusion matrix fits a screen; the worst
 classes and the largest entries are shown."""
 _WORST = 10
+"""Of so few classes, the class of every image is among the five most likely ones."""
 
 
 def show_evaluation(report: EvaluationReport) -> None:
     """Prints the metrics of all images, then of each class, and which classes are confused."""
     formatted = _format_metrics(report.means)
+    hidden = {name for name, value in report.means.items() if value is None}
+    hidden |= {"top5"} if len(report.classes) <= TOP_K else set()
     means = {
         name: f"{METRICS[name].title} {text}"
         for name, text in formatted.items()
-        if report.means[name] is not None
+        if name not in hidden
     }
     images = f"{report.score.images:,} {report.images} images"
     echo("  ".join([*(means.pop(k) for k in _OF_IMAGES if k in means), images]))
@@ -52,15 +55,13 @@ def _format_metrics(metrics: Mapping[str, float | None]) -> dict[str, str]:
 
 def _noun(report: EvaluationReport, plural: bool = False) -> str:
     """What the report is about: one class per image, or several labels."""
-    if report.confusion is None:
+    if report.is_multi_label:
         return "labels" if plural else "label"
     return "classes" if plural else "class"
 
 
 def show_classes(report: EvaluationReport) -> None:
     """Prints a table of the classes; of many, those with the lowest F1 that have images."""
-    from rich.table import Table
-
     results = report.class_results()
     echo("")
     if len(results) > _MAX_CLASSES:
@@ -68,21 +69,23 @@ def show_classes(report: EvaluationReport) -> None:
         results = sorted(present, key=lambda r: r.metrics["f1"] or 0)[:_WORST]
         nouns = _noun(report, plural=True)
         echo(f"the {len(results)} {nouns} with the lowest F1, of {len(present):,}")
-    table = Table(box=None, pad_edge=False)
-    table.add_column(_noun(report), overflow="fold")
-    columns = [name for name, m in METRICS.items() if m.measure_classes is not None]
-    for heading in ("images", *(METRICS[name].title for name in columns)):
-        table.add_column(heading, justify="right")
-    for r in results:
-        add_row(table, escape_line(r.name), f"{r.images:,}", *_format_metrics(r.metrics).values())
-    make_console().print(table)
+    names = [name for name, m in METRICS.items() if m.measure_classes is not None]
+    headings = ("images", *(METRICS[name].title for name in names))
+    rows = [(r.name, f"{r.images:,}", *_format_metrics(r.metrics).values()) for r in results]
+    TextTable([Column(_noun(report)), *map(figures, headings)], rows).show()
 
 
 def show_confusion(report: EvaluationReport) -> None:
-    if report.confusion is not None and len(report.classes) <= _MAX_CLASSES:
-        _show_matrix(report, report.confusion)
-    else:
-        _show_pairs(report)
+    """Prints the confusion matrix, or if it is too wide, the most frequent pairs of classes."""
+    if report.confusion is not None:
+        matrix = _make_matrix(report, report.confusion)
+        if matrix is not None and matrix.fits():
+            echo("\nrows: true class; columns: predicted class")
+            matrix.show()
+        else:
+            _show_pairs(report)
+    elif not report.is_multi_label:
+        echo(f"\nno confusion matrix: it would take more than a share of {MEMORY_VARIABLE}")
     if report.unclassified:
         echo(f"{report.unclassified:,} images are not counted: one of their scores is NaN")
 
@@ -98,16 +101,16 @@ def _show_pairs(report: EvaluationReport) -> None:
     if hidden_pairs:
         images = sum(count for _, _, count in hidden_pairs)
         echo(f"and {len(hidden_pairs):,} more pairs of classes, {images:,} images in total")
+    echo("the whole matrix: --confusion FILE.csv, or --json")
 
 
-def _show_matrix(report: EvaluationReport, confusion: Array) -> None:
-    from rich.table import Table
-
-    echo("\nrows: true class; columns: predicted class")
-    table = Table(box=None)
-    names = [escape_line(name) for name in report.classes]
-    for heading in ("", *names):
-        table.add_column(heading, justify="right")
-    for name, row in zip(names, confusion, strict=True):
-        add_row(table, name, *(str(n) if n else "." for n in row))
-    make_console().print(table)
+def _make_matrix(report: EvaluationReport, confusion: Array) -> TextTable | None:
+    """The table of a confusion matrix, unless it has too many classes for any screen."""
+    if len(report.classes) > _MAX_CLASSES:
+        return None
+    columns = [Column(""), *(figures(name, fold_width=5) for name in report.classes)]
+    rows = [
+        (name, *(f"{n:,}" if n else "." for n in row))
+        for name, row in zip(report.classes, confusion, strict=True)
+    ]
+    return TextTable(columns, rows)

@@ -9,6 +9,7 @@ import typer
 
 from netdsl.cli.app import OK, DeviceOption, JsonOption, app, print_transfer_report
 from netdsl.cli.prediction import WeightsArgument
+from netdsl.cli.progress import show_progress
 from netdsl.errors import fail
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def _export_weights(
         raise fail(
             message, help="`--layout torch` is PyTorch's; netdsl reads checkpoints as they are"
         )
-    return export_torch(load_best(weights), out, names)
+    with show_progress(f"exporting {weights}"):
+        return export_torch(load_best(weights), out, names)
 
 
 def _export_onnx(
@@ -109,4 +111,5 @@ def _export_onnx(
     from netdsl.interchange.onnx_export.writing import write_onnx
 
     options = ExportOptions(is_half, keeps_batch_norms)
-    return write_onnx(Predictor(weights, open_backend(device)), out, options, is_raw)
+    with show_progress(f"exporting {weights}, and comparing its scores"):
+        return write_onnx(Predictor(weights, open_backend(device)), out, options, is_raw)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netdsl.cli.app import OK, JsonOption, app, print_transfer_report
+from netdsl.cli.progress import show_progress
 from netdsl.errors import fail
 
 if TYPE_CHECKING:
@@ -100,10 +101,11 @@ def import_(
 
     globs = tuple(excluded or ())
     options = ImportOptions(classes, normalize, is_bgr, scale, is_rebuild, _parse_size(size), globs)
-    if into is not None:
-        report = _import_weights(source, into, out, weights, options)
-    else:
-        report = _import_net(source, out, weights, options)
+    with show_progress(f"importing {source}"):
+        if into is not None:
+            report = _import_weights(source, into, out, weights, options)
+        else:
+            report = _import_net(source, out, weights, options)
     print_transfer_report(report, as_json)
     return OK
 

@@ -169,17 +169,7 @@ def test(
             {
                 "passed": len(results) - failed,
                 "failed": failed,
-                "tests": [
-                    {
-                        "name": r.name,
-                        "ok": r.ok,
-                        "expectations": [
-                            {"text": o.text, "ok": o.ok, "found": o.found} for o in r.outcomes
-                        ],
-                        "published": dict(r.published_accuracies),
-                    }
-                    for r in results
-                ],
+                "tests": [r.as_json() for r in results],
             }
         )
     else:

@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from netdsl.cli.app import echo
-from netdsl.cli.display import add_row, make_console
+from netdsl.cli.tables import Column, TextTable, figures
 from netdsl.types import format_bytes
 
 if TYPE_CHECKING:
@@ -24,15 +24,9 @@ _MAX_NAMES = 4
 
 def show_kernels(kernels: Sequence[ExplainedKernel]) -> None:
     """A table of kernels and what computes them."""
-    from rich.table import Table
-
-    table = Table(title="\nkernels", box=None, pad_edge=False, title_justify="left")
-    for heading in ("kernel", "kind", "moved", "computed by"):
-        is_number = heading == "moved"
-        table.add_column(heading, no_wrap=True, justify="right" if is_number else "left")
-    for kernel in kernels:
-        add_row(table, kernel.name, kernel.kind, format_bytes(kernel.bytes), kernel.computed_by)
-    make_console().print(table)
+    columns = (Column("kernel"), Column("kind"), figures("moved"), Column("computed by"))
+    rows = [(k.name, k.kind, format_bytes(k.bytes), k.computed_by) for k in kernels]
+    TextTable(columns, rows, "\nkernels").show()
 
 
 def show_reasons(kernels: Sequence[ExplainedKernel]) -> None:

@@ -35,6 +35,16 @@ def evaluate(
     flip: Annotated[
         bool, typer.Option("--flip", help="Average each picture with its mirror image.")
     ] = False,
+    confusion: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the whole confusion matrix as CSV.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a CSV row for each image: its class, the prediction, probabilities.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
@@ -45,10 +55,26 @@ def evaluate(
     Example: netdsl eval runs/digits-1/best.safetensors
     """
     from netdsl.backends import open_backend
+    from netdsl.cli.evaluation_files import open_predictions, write_confusion
     from netdsl.cli.evaluation_tables import show_evaluation
+    from netdsl.cli.progress import show_progress
     from netdsl.inference import Predictor
+    from netdsl.training.store.output_files import check_outputs
 
-    report = Predictor(weights, open_backend(device)).evaluate(data, size or (), flip)
+    check_outputs([*filter(None, (confusion, predictions))], [weights])
+    with show_progress("reading weights") as display:
+        predictor = Predictor(weights, open_backend(device))
+        with open_predictions(predictions, predictor.classes) as on_predictions:
+            report = predictor.evaluate(
+                data,
+                size or (),
+                flip,
+                needs_confusion=confusion is not None,
+                on_predictions=on_predictions,
+                on_phase=display.on_phase,
+            )
+    if confusion is not None and report.confusion is not None:
+        write_confusion(confusion, report.classes, report.confusion)
     if as_json:
         print_json(report.as_json())
     else:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from netdsl.cli.app import echo
-from netdsl.cli.display import add_row, make_console
+from netdsl.cli.tables import Column, TextTable, figures
 
 if TYPE_CHECKING:
     from netdsl.backends.roofline import Ceilings
@@ -71,23 +71,16 @@ def _show_table(
     total: Measurement,
     full: bool,
 ) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"\n{title}", box=None, pad_edge=False, title_justify="left")
-    for heading in headings:
-        is_number = heading.endswith("ms")
-        table.add_column(heading, no_wrap=True, justify="right" if is_number else "left")
-    for heading in ("ms", "of all", "GFLOP/s", "GB/s", "of limit"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    names = [figures(h) if h.endswith("ms") else Column(h) for h in headings]
+    columns = [*names, *map(figures, ("ms", "of all", "GFLOP/s", "GB/s", "of limit"))]
     visible_rows = rows if full else rows[:_MAX_ROWS]
-    for names, work in visible_rows:
-        add_row(table, *names, *_format_measurement(work, total))
+    cells = [(*names, *_format_measurement(work, total)) for names, work in visible_rows]
     if len(visible_rows) < len(rows):
         rest = total.seconds - sum(work.seconds for _, work in visible_rows)
         words = (f"... {len(rows) - len(visible_rows):,} more with --full", "", "")
-        add_row(table, *words, _format_ms(rest), _format_percent(rest, total.seconds), "", "", "")
-    add_row(table, "sum", "", "", *_format_measurement(total, total))
-    make_console().print(table)
+        cells.append((*words, _format_ms(rest), _format_percent(rest, total.seconds), "", "", ""))
+    cells.append(("sum", "", "", *_format_measurement(total, total)))
+    TextTable(columns, cells, f"\n{title}").show()
 
 
 def _format_measurement(measurement: Measurement, total: Measurement) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,8 +23,8 @@ from netdsl.cli.app import (
     print_json,
     print_warnings,
 )
-from netdsl.cli.display import with_progress
 from netdsl.cli.file_arguments import parse_argument
+from netdsl.cli.progress import WorkDisplay, run_trainer, show_progress
 from netdsl.file_io import split_file_and_name, write_atomically
 from netdsl.interrupt import defer_interrupts
 
@@ -108,15 +109,18 @@ def sweep(
     backend = open_backend(device)
     planned = Sweep(parse_argument(path), grid, fixed)
     warnings: dict[Diagnostic, None] = {}
-    facts = check_sweep(planned, metrics, data, out, lambda found: warnings.setdefault(found))
+    with show_progress("reading data"):
+        facts = check_sweep(planned, metrics, data, out, lambda found: warnings.setdefault(found))
     print_warnings(warnings)
     metrics = metrics or default_metrics([row.recipe for row in facts])
     for note in planned.list_stage_notes():
         echo_stderr(note)
     folder = out if out is not None else create_numbered(Path("sweeps"), path)
-    runner = SweepRunner(planned, facts, backend, data, folder, _run_quietly)
     try:
-        table = _run_all(runner, metrics)
+        with show_progress() as display:
+            run = partial(_run_quietly, display)
+            runner = SweepRunner(planned, facts, backend, data, folder, run, display.on_phase)
+            table = _run_all(runner, metrics, display)
     except KeyboardInterrupt:
         options = [("--vary", vary or ()), ("--metric", metric or ()), ("--set", settings or ())]
         single = {"--seeds": seeds, "--data": data, "--csv": csv, "--out": folder}
@@ -136,21 +140,25 @@ def sweep(
     return SavedExitCode(OK if table.ok else CHECK_FAILED)
 
 
-def _run_quietly(trainer: Trainer, out: Path) -> Result:
+def _run_quietly(display: WorkDisplay, trainer: Trainer, out: Path) -> Result:
     with defer_interrupts() as is_stop_requested:
-        return with_progress(trainer, out, True, is_stop_requested, None)
+        return run_trainer(trainer, out, display, True, is_stop_requested)
 
 
-def _run_all(runner: SweepRunner, metrics: tuple[MetricName, ...]) -> SweepTable:
+def _run_all(
+    runner: SweepRunner, metrics: tuple[MetricName, ...], display: WorkDisplay
+) -> SweepTable:
     """Executes a sweep with a line for each run; the files of its table are written after each."""
     from netdsl.cli.sweep_display import format_outcome
     from netdsl.training.run.sweep_table import SweepTable
 
     grid, total = runner.sweep.grid, len(runner.sweep.runs)
-    echo_stderr(f"{total:,} run{'s' * (total != 1)} in {runner.out}")
+    display.print(f"{total:,} run{'s' * (total != 1)} in {runner.out}")
     outcomes: list[RunOutcome] = []
     started, new = time.perf_counter(), 0
     table = SweepTable.of(grid, metrics, ())
+    titles = [f"[{i}/{total}] {run}: " for i, run in enumerate(runner.sweep.runs, 1)]
+    display.title = titles[0]
     for outcome in runner.outcomes():
         outcomes.append(outcome)
         table = SweepTable.of(grid, metrics, outcomes)
@@ -159,5 +167,6 @@ def _run_all(runner: SweepRunner, metrics: tuple[MetricName, ...]) -> SweepTable
         if not outcome.is_old or not left:
             table.write(runner.out)
         pace = (time.perf_counter() - started) / new if new else None
-        echo_stderr(f"[{len(outcomes)}/{total}] {format_outcome(outcome, metrics, left, pace)}")
+        display.print(f"[{len(outcomes)}/{total}] {format_outcome(outcome, metrics, left, pace)}")
+        display.title = titles[min(len(outcomes), total - 1)]
     return table

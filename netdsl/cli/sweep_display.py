@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.table import Table
-
 from netdsl.cli.app import echo, echo_stderr
-from netdsl.cli.display import add_row, make_console
-from netdsl.text_escaping import escape_line
+from netdsl.cli.tables import Column, TextTable, figures
 from netdsl.training.metrics.table import MetricName, format_metric
+from netdsl.training.run.heartbeat import format_duration
 from netdsl.training.run.sweep import RunOutcome
 from netdsl.training.run.sweep_table import Estimate, Row, SweepTable
 
 _ABSENT = "-"
 _MAX_LINES = 10
-_WIDE = 10_000
-"""Columns, wider than any table."""
 
 
 def format_outcome(
@@ -31,14 +27,8 @@ def format_outcome(
         figures = [f"{m.title} {format_metric(v, m.metric)}" for m, v in known if v is not None]
         seconds = "finished before" if outcome.is_old else f"{outcome.found.seconds:.1f} s"
         end = ", ".join([*figures, seconds])
-    time_left = f", about {_format_duration(left * pace)}" if pace is not None else ""
+    time_left = f", about {format_duration(left * pace)}" if pace is not None else ""
     return f"{outcome.run}: {end}" + (f"; {left:,} left{time_left}" if left else "")
-
-
-def _format_duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def show_sweep(table: SweepTable) -> None:
@@ -47,12 +37,10 @@ def show_sweep(table: SweepTable) -> None:
     metrics = [m for m in table.metrics if table.is_measured(m)]
     has_seeds = any(len(row.outcomes) > 1 for row in table.rows)
     has_difference = bool(metrics) and len(table.rows) > 1
-    console = make_console()
     shown = _make_table(table, metrics, has_difference, has_cost=True)
-    unlimited = console.options.update(max_width=_WIDE)
-    if console.measure(shown, options=unlimited).maximum > console.width:
+    if not shown.fits():
         shown = _make_table(table, metrics, has_difference, has_cost=False)
-    console.print(shown)
+    shown.show()
     for metric in table.metrics:
         if metric not in metrics:
             echo(f"`{metric}` was not measured")
@@ -67,20 +55,15 @@ def show_sweep(table: SweepTable) -> None:
 
 def _make_table(
     table: SweepTable, metrics: Sequence[MetricName], has_difference: bool, has_cost: bool
-) -> Table:
-    shown = Table(box=None, pad_edge=False)
+) -> TextTable:
     has_recipes = any(row.combination.recipe for row in table.rows)
-    for heading in (*["recipe"] * has_recipes, *table.grid.labels):
-        shown.add_column(escape_line(heading), overflow="fold")
+    columns = [Column(heading) for heading in (*["recipe"] * has_recipes, *table.grid.labels)]
     is_incomplete = any(row.finished < len(row.outcomes) for row in table.rows)
     headings = ["runs"] * is_incomplete
     for i, metric in enumerate(metrics):
-        headings += [
-            metric.title.replace(" ", "\n", 1),
-            *["difference"] * (has_difference and i == 0),
-        ]
-    for heading in (*headings, *["epochs", "seconds"] * has_cost):
-        shown.add_column(heading, justify="right", no_wrap=True)
+        headings += [metric.title, *["difference"] * (has_difference and i == 0)]
+    columns += map(figures, (*headings, *["epochs", "seconds"] * has_cost))
+    rows = []
     for row in table.rows:
         cells = [row.combination.recipe or _ABSENT] * has_recipes + [*row.combination.values]
         cells += [f"{row.finished} of {len(row.outcomes)}"] * is_incomplete
@@ -90,8 +73,8 @@ def _make_table(
                 cells.append(_format_difference(table, row, metric))
         if has_cost:
             cells += [_format_plain(row.epochs, ".4g"), _format_plain(row.seconds, ",.1f")]
-        add_row(shown, *cells)
-    return shown
+        rows.append(cells)
+    return TextTable(columns, rows)
 
 
 def _show_grid(table: SweepTable, metric: MetricName) -> None:
@@ -104,14 +87,11 @@ def _show_grid(table: SweepTable, metric: MetricName) -> None:
         return
     (down, heads), (across, columns) = varied
     echo(f"\n{metric.title} by {down} (down) and {across} (across)")
-    shown = Table(box=None, pad_edge=False)
-    shown.add_column("", overflow="fold")
-    for heading in columns:
-        shown.add_column(escape_line(heading), justify="right")
+    lines = []
     for i, head in enumerate(heads):
         rows = table.rows[i * len(columns) : (i + 1) * len(columns)]
-        add_row(shown, head, *(_format_estimate(metric, r.estimate(metric)) for r in rows))
-    make_console().print(shown)
+        lines.append((head, *(_format_estimate(metric, r.estimate(metric)) for r in rows)))
+    TextTable([Column(""), *map(figures, columns)], lines).show()
 
 
 def show_failures(table: SweepTable, out: Path) -> None:

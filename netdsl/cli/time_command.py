@@ -9,6 +9,7 @@ import typer
 from netdsl.cli.app import OK, DeviceOption, FileArgument, JsonOption, SetOption, app, print_json
 from netdsl.cli.compiler import BatchOption, TrainOption
 from netdsl.cli.file_arguments import load_program, load_recipe
+from netdsl.cli.progress import show_progress
 from netdsl.file_io import split_file_and_name
 
 
@@ -38,9 +39,10 @@ def time_(
 
     path, name = split_file_and_name(file)
     program = load_recipe(path, settings, name) if train else load_program(path, settings, name)
-    backend = open_backend(device)
-    prepared_net = prepare_target(program, CompileTarget(name, train, batch))
-    found = profile_step(prepared_net, backend, rounds).with_observed_ceilings()
+    with show_progress("compiling and timing"):
+        backend = open_backend(device)
+        prepared_net = prepare_target(program, CompileTarget(name, train, batch))
+        found = profile_step(prepared_net, backend, rounds).with_observed_ceilings()
     if as_json:
         print_json(found.as_json())
     else:

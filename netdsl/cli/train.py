@@ -25,8 +25,9 @@ from netdsl.cli.app import (
     print_json,
     print_warnings,
 )
-from netdsl.cli.display import show_dry_run, show_overfit, with_progress
+from netdsl.cli.display import show_dry_run, show_overfit
 from netdsl.cli.file_arguments import parse_argument
+from netdsl.cli.progress import run_trainer, show_progress
 from netdsl.interrupt import defer_interrupts
 
 if TYPE_CHECKING:
@@ -113,17 +114,19 @@ def train(
 
         def run(trainer: Trainer, out: Path) -> Result:
             if has_stages:
-                echo_stderr(f"train {trainer.job.name or 'section'}: {out}")
-            echo_stderr("\n".join(trainer.opening_lines()))
+                display.print(f"train {trainer.job.name or 'section'}: {out}")
+            display.print("\n".join(trainer.opening_lines()))
             try:
                 with defer_interrupts() as is_stop_requested:
-                    result = with_progress(trainer, out, as_json, is_stop_requested, watch_settings)
+                    result = run_trainer(
+                        trainer, out, display, as_json, is_stop_requested, watch_settings
+                    )
             except KeyboardInterrupt:
                 run_root = out if trainer.job.name == name else out.parent
                 command = _format_resume_command(run_root, data, device, watch, watch_every)
-                echo_stderr(f"resume it with `{command}`")
+                display.print(f"resume it with `{command}`")
                 raise
-            echo_stderr(trainer.closing_line())
+            display.print(trainer.closing_line())
             return result
 
         backend = open_backend(device)
@@ -133,7 +136,10 @@ def train(
             return _dry_run(program, name, backend, data, as_json)
         if overfit:
             return _overfit(program, name, backend, data, as_json)
-        trainer, result = run_stages(program, name, backend, data, start.out, run, start.saved)
+        with show_progress() as display:
+            trainer, result = run_stages(
+                program, name, backend, data, start.out, run, start.saved, display.on_phase
+            )
         return _print_report(trainer, result, as_json)
 
 
@@ -156,12 +162,13 @@ def _dry_run(
     from netdsl.training.recipe.recipe import stage_names
     from netdsl.training.run.dry_run import dry_run
 
-    found = {
-        stage or "main": dry_run(
-            prepare_job(program, stage, data, allow_missing=True), backend.fusion
-        )
-        for stage in stage_names(program, name)
-    }
+    with show_progress("reading data and planning"):
+        found = {
+            stage or "main": dry_run(
+                prepare_job(program, stage, data, allow_missing=True), backend.fusion
+            )
+            for stage in stage_names(program, name)
+        }
     if as_json:
         print_json({stage: run.as_json() for stage, run in found.items()})
     else:
@@ -175,10 +182,13 @@ def _overfit(
 ) -> int:
     from netdsl.training.job import prepare_job
     from netdsl.training.run.overfit import overfit
+    from netdsl.training.run.phase import Phase
 
-    job = prepare_job(program, name, data)
-    echo_stderr("\n".join(job.inventory.lines()))
-    found = overfit(job, backend)
+    with show_progress("reading data") as display:
+        job = prepare_job(program, name, data)
+        display.print("\n".join(job.inventory.lines()))
+        display.on_phase(Phase("overfitting"))
+        found = overfit(job, backend)
     if as_json:
         print_json({"ok": found.ok, **asdict(found)})
     else:

@@ -9,6 +9,7 @@ import typer
 
 from netdsl.cli.app import OK, DeviceOption, JsonOption, app, echo, echo_stderr, print_json
 from netdsl.cli.prediction import WeightsArgument
+from netdsl.cli.progress import show_progress
 from netdsl.errors import fail
 from netdsl.types import dims
 
@@ -124,10 +125,11 @@ def visualize(
 
     _check_output(out, weights)
     layer, channel = _split_channel(place)
-    trained = Predictor(weights, open_backend(device))
-    channels, found = visualize_channels(
-        trained, layer, channel, MAX_CHANNELS, AscentSettings(steps=steps, seed=seed)
-    )
+    with show_progress("compiling, and following the gradient"):
+        trained = Predictor(weights, open_backend(device))
+        channels, found = visualize_channels(
+            trained, layer, channel, MAX_CHANNELS, AscentSettings(steps=steps, seed=seed)
+        )
     _write_picture(out, make_grid(scale_to_range(found.pictures)))
     rows = list(zip(channels, found.initial_activations, found.final_activations, strict=True))
     if as_json:
@@ -140,7 +142,7 @@ def visualize(
     unchanged = [str(c) for c, before, after in rows if not after > before]
     if unchanged:
         echo_stderr(
-            f"there is no gradient to follow for {layer}:{', '.join(unchanged)}; "
+            f"there is there is no gradient to follow for {layer}:{', '.join(unchanged)}; "
             "the place before its ReLU may have one"
         )
     return OK

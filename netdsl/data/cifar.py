@@ -33,6 +33,7 @@ def cifar10_source() -> DataSource:
     return DataSource(
         Signature("cifar10", (PATH,)),
         _load,
+        _FILES.find,
         (SIDE, SIDE, 3),
         CLASSES,
         "60,000 pictures of objects, 32x32x3 (Krizhevsky 2009)",
@@ -56,12 +57,31 @@ def _download(folder: Path) -> None:
     unpack(archive, (*TRAIN_BATCHES, TEST_BATCH), folder)
 
 
+def _recognise(folder: Path) -> str | None:
+    """What to do if a folder holds CIFAR-10 in another form, or packed."""
+    advice = (
+        f"download {ARCHIVE}, `binary version`, from https://www.cs.toronto.edu/~kriz/cifar.html"
+    )
+    for name in ("", "cifar-10-batches-py"):
+        if (folder / name / "data_batch_1").is_file():
+            place = folder / name
+            return f"{place} is the Python version, a pickle, which is never read: {advice}"
+    if (folder / "cifar-10-batches-mat").is_dir() or (folder / "data_batch_1.mat").is_file():
+        return f"{folder} holds the Matlab version, which is not read: {advice}"
+    if (folder / "cifar-10-python.tar.gz").is_file():
+        return f"{folder / 'cifar-10-python.tar.gz'} is the Python version: {advice}"
+    if (folder / ARCHIVE).is_file():
+        return f"unpack {folder / ARCHIVE} there: `tar xf {ARCHIVE}`"
+    return None
+
+
 _FILES = DatasetFiles(
     "cifar10",
     (*TRAIN_BATCHES, TEST_BATCH),
     lambda folder: bool(_find_batches(folder)),
     _download,
-    "cifar-10-batches-bin",
+    ("cifar-10-batches-bin",),
+    _recognise,
 )
 
 

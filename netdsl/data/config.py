@@ -25,12 +25,18 @@ class Statistics:
     """Mean and standard deviation of each channel, for pixels scaled to [0, 1]."""
 
     signature: Signature
+    doc: str
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
 
-def _make_statistics(name: str, mean: Sequence[float], std: Sequence[float]) -> Statistics:
-    return Statistics(Signature(name), tuple(mean), tuple(std))
+def _make_statistics(
+    name: str, mean: Sequence[float], std: Sequence[float], doc: str = ""
+) -> Statistics:
+    means, deviations = (", ".join(f"{x:.4g}" for x in xs) for xs in (mean, std))
+    return Statistics(
+        Signature(name), doc or f"mean {means}; deviation {deviations}", tuple(mean), tuple(std)
+    )
 
 
 _IMAGENET = [0.485, 0.456, 0.406]
@@ -42,10 +48,16 @@ STATISTICS: dict[str, Statistics] = {
         _make_statistics("fashion_mnist", [0.2860], [0.3530]),
         _make_statistics("cifar10", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
         _make_statistics("imagenet", _IMAGENET, [0.229, 0.224, 0.225]),
-        # as before batch normalisation: the mean is subtracted, and values keep the scale of bytes
-        _make_statistics("imagenet_mean", _IMAGENET, [1 / 255]),
+        _make_statistics(
+            "imagenet_mean",
+            _IMAGENET,
+            [1 / 255],
+            "the mean of `imagenet`, while values keep the scale of bytes, from -124 to 151: for "
+            "nets without batch normalisation, as VGG was trained",
+        ),
         Statistics(
             Signature("by", (Param("mean", ListOf(Float())), Param("std", _POSITIVE))),
+            "numbers of your own, one for all channels or one for each",
         ),
     )
 }
@@ -116,7 +128,12 @@ SIGNATURE = Signature(
             None,
             "where images and labels come from; predictions need none",
         ),
-        Param("batch", Integer(1, 65536), 64, "images per training step"),
+        Param(
+            "batch",
+            Integer(1, 65536),
+            64,
+            "images per training step; an epoch leaves out those that do not fill the last one",
+        ),
         Param(
             "validation",
             _ValidationSize(),

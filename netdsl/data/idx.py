@@ -72,10 +72,13 @@ def _open_gzip(file: BinaryIO) -> IO[bytes]:
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """The file of that name, compressed or not; None if there is none."""
-    for path in (folder / f"{name}.gz", folder / name):
-        if path.exists():
-            return path
+    """The file of that name, or with a dot before `idx`, compressed or not, in the folder or in
+    one of its own name, as some archives unpack; None if there is none."""
+    names = (name, name.replace("-idx", ".idx"))
+    for place in (folder, *(folder / n for n in names)):
+        for path in (place / f"{n}{suffix}" for n in names for suffix in (".gz", "")):
+            if os.path.exists(path) and not os.path.isdir(path):
+                return path
     return None
 
 

@@ -19,10 +19,10 @@ from netdsl.data.folder_scan import (
     looks_like_picture,
 )
 from netdsl.data.inventory import abbreviate
+from netdsl.data.path_lookup import PathLookup
 from netdsl.data.pictures import BadPicture, Pictures, find_picture_errors
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import Diagnostic, fail
-from netdsl.file_io import cache_directory
 from netdsl.parameter_types import QuotedText
 from netdsl.signature import Param, Signature
 
@@ -47,24 +47,24 @@ def folder_source() -> DataSource:
         QuotedText(),
         doc="the folder that contains them; alternatively, `--data` gives it or its parent",
     )
-    doc = "pictures, in a folder for each class: path/train/CLASS and path/val/CLASS, or path/CLASS"
-    return DataSource(Signature("folder", (path,)), _load, None, None, doc)
+    doc = (
+        "pictures, in a folder for each class: path/train/CLASS, with path/val/CLASS and "
+        "path/test/CLASS or without, or path/CLASS"
+    )
+    return DataSource(Signature("folder", (path,)), _load, _find, None, None, doc)
 
 
 def _load(data_folder: Path | None, path: str) -> Dataset:
-    return read_folder(_find_root(data_folder, Path(path)))
+    return read_folder(_find(data_folder, path)["path"])
 
 
-def _find_root(data_folder: Path | None, path: Path) -> Path:
-    candidates = (
-        (data_folder / path.name, data_folder) if data_folder else (path, cache_directory() / path)
-    )
-    for candidate in candidates:
-        if candidate.is_dir():
-            return candidate
-    help = f"`--data DIR` says where the pictures are: {_FOLDERS_HELP}"
-    message = f"there is no folder {candidates[0]}, nor {candidates[1]}"
-    raise DatasetNotFound(Diagnostic(message, help=help))
+def _find(data_folder: Path | None, path: str) -> dict[str, Path]:
+    lookup = PathLookup(path, data_folder, in_cache=data_folder is None)
+    found = lookup.find(os.path.isdir) or data_folder or lookup.find_folder()
+    if found is not None:
+        return {"path": found}
+    help = lookup.advise() or f"`--data DIR` says where the pictures are: {_FOLDERS_HELP}"
+    raise DatasetNotFound(Diagnostic(lookup.describe("folder"), lookup.span, help))
 
 
 def read_folder(root: Path) -> Dataset:
@@ -113,7 +113,9 @@ def _find_parts(root: Path) -> dict[str, Path]:
         if part is None or not list_folders(root / name):
             continue
         if part in found:
-            message = f"{root} holds both {found[part].name} and {name}, which mean the same part"
+            message = (
+                f"{root} holds both {found[part].name} and {name}, which mean the same part part"
+            )
             raise fail(message, help=f"keep one of them; expected: {_FOLDERS_HELP}")
         found[part] = root / name
     if found and TRAIN not in found:

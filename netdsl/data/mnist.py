@@ -24,19 +24,46 @@ FILE_NAMES = tuple(f"{name}.gz" for pair in FILES.values() for name in pair)
 
 
 def idx_source(
-    name: str, classes: tuple[str, ...], doc: str, base: str, checksums: tuple[str, ...]
+    name: str,
+    classes: tuple[str, ...],
+    doc: str,
+    base: str,
+    checksums: tuple[str, ...],
+    torch_name: str = "MNIST",
 ) -> DataSource:
-    """A source of four idx files, published at `base` with these SHA-256 checksums."""
+    """A source of four idx files, published at `base` with these SHA-256 checksums; torchvision
+    keeps them in `torch_name`/raw."""
     sha256_by_name = dict(zip(FILE_NAMES, checksums, strict=True))
     dataset_files = DatasetFiles(
         name,
         FILE_NAMES,
         lambda folder: find_file(folder, FILES["train"][0]) is not None,
         partial(_download, name, base, sha256_by_name),
-        "raw",
+        ("raw", f"{torch_name}/raw"),
+        _recognise,
     )
     load = partial(_load, dataset_files, classes)
-    return DataSource(Signature(name, (PATH,)), load, (28, 28, 1), classes, doc)
+    find = dataset_files.find
+    return DataSource(Signature(name, (PATH,)), load, find, (28, 28, 1), classes, doc)
+
+
+_KAGGLE_HELP = (
+    "holds pixels as text, as Kaggle's digit-recognizer does: "
+    '`t = np.loadtxt("train.csv", delimiter=",", skiprows=1, dtype=np.uint8)`, then '
+    '`np.savez("digits.npz", images=t[:, 1:].reshape(-1, 28, 28), labels=t[:, 0])` makes a file '
+    'for `source = arrays("digits.npz")`'
+)
+
+
+def _recognise(folder: Path) -> str | None:
+    """What to do if a folder holds the data set in another form."""
+    if (folder / "train.csv").is_file():
+        return f"{folder / 'train.csv'} {_KAGGLE_HELP}"
+    if (folder / "mnist.npz").is_file():
+        return f"{folder / 'mnist.npz'} is Keras's file: `source = arrays('mnist.npz')` reads it"
+    if (folder / "processed" / "training.pt").is_file():
+        return f"{folder / 'processed'} holds pickles of an old torchvision, which are never read"
+    return None
 
 
 def _download(name: str, base: str, checksums: Mapping[str, str], folder: Path) -> None:

@@ -10,15 +10,36 @@ import numpy as np
 
 from netdsl.data.arrays import ArrayHeader, check_images_and_labels
 from netdsl.data.data_source import DatasetNotFound, DataSource
+from netdsl.data.inventory import abbreviate
 from netdsl.data.labels import name_classes, read_labels, read_names
 from netdsl.data.npz_archive import NpzArchive, NpzMember, open_npz
+from netdsl.data.path_lookup import PathLookup
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import Diagnostic, fail
+from netdsl.file_kinds import ARRAY, KERAS, PICKLE, PICTURE, recognise
 from netdsl.parameter_types import QuotedText
 from netdsl.signature import Param, Signature
 from netdsl.types import dims
 
-ARRAY_NAMES = ("images", "labels", "test_images", "test_labels")
+Pair = tuple[str, str]
+"""The names of an array of images and of that of their labels."""
+
+
+def _name_parts(pattern: str, images: str, labels: str) -> tuple[Pair, ...]:
+    """The names for training, validation and testing."""
+    parts = ("train", "val", "test")
+    return tuple((pattern.format(images, x), pattern.format(labels, x)) for x in parts)
+
+
+_STYLES: tuple[tuple[Pair, ...], ...] = (
+    (("images", "labels"), *_name_parts("{1}_{0}", "images", "labels")[1:]),
+    _name_parts("{1}_{0}", "images", "labels"),
+    _name_parts("{0}_{1}", "x", "y"),
+    _name_parts("{0}_{1}", "X", "y"),
+    (("x", "y"),),
+    (("X", "y"),),
+)
+"""The names of a file's arrays: those of netdsl, of MedMNIST, of Keras and of scikit-learn."""
 _CLASSES = "classes"
 
 
@@ -27,23 +48,32 @@ def arrays_source() -> DataSource:
     doc = (
         "images (uint8) and labels (0, 1, 2, ... without gaps; or several labels per image, "
         "0 and 1, count x classes), test_images, test_labels and names in classes, as NumPy saves "
-        "them"
+        "them; or x_train, y_train, x_val, y_val, x_test, y_test"
     )
-    return DataSource(Signature("arrays", (file,)), _load, None, None, doc)
+    return DataSource(Signature("arrays", (file,)), _load, _find, None, None, doc)
 
 
-def _load(folder: Path | None, path: str) -> Dataset:
-    return read_arrays(folder / path if folder else Path(path))
+def _load(data_folder: Path | None, path: str) -> Dataset:
+    return read_arrays(_find(data_folder, path)["path"])
+
+
+def _find(data_folder: Path | None, path: str) -> dict[str, Path]:
+    lookup = PathLookup(path, data_folder)
+    found = lookup.find_file()
+    if found is not None:
+        return {"path": found}
+    help = lookup.advise() or 'arrays("data.npz") names a NumPy file, and `--data DIR` its folder'
+    raise DatasetNotFound(Diagnostic(lookup.describe("file"), lookup.span, help))
 
 
 def read_arrays(path: Path) -> Dataset:
     """Reads `images` (bytes, N x H x W or N x H x W x C) and `labels` (integers, or 0 and 1, N x
-    classes), and optionally `test_images`, `test_labels` and `classes`, their names. Raises
-    NetError, naming file and array, if they are invalid; also, before anything is allocated, if
-    they exceed the memory limit."""
-    if not path.exists():
-        help = 'arrays("data.npz") names a NumPy file, and `--data DIR` its folder'
-        raise DatasetNotFound(Diagnostic(f"there is no file {path}", help=help))
+    classes), and optionally `val_images`, `val_labels`, `test_images`, `test_labels` and `classes`,
+    their names; or all by the names of Keras. Raises NetError, naming file and array, if they are
+    invalid; also, before anything is allocated, if they exceed the memory limit."""
+    kind = recognise(path)
+    if kind in (ARRAY, KERAS, PICTURE, PICKLE):
+        raise fail(f"{path} is {kind.name}, not an .npz file", help=_SAVE_HELP)
     with open_npz(path, _SAVE_HELP) as archive:
         return _read_archive(archive)
 
@@ -52,12 +82,13 @@ _SAVE_HELP = "np.savez(FILE, images=..., labels=..., test_images=..., test_label
 
 
 def _read_archive(archive: NpzArchive) -> Dataset:
-    path, members = archive.path, archive.members((*ARRAY_NAMES, _CLASSES), texts=(_CLASSES,))
-    pairs = [ARRAY_NAMES[:2]] + (
-        [ARRAY_NAMES[2:]] if ARRAY_NAMES[2] in members or ARRAY_NAMES[3] in members else []
-    )
-    for names in pairs:
-        _check_pair(path, members, *names)
+    path = archive.path
+    style = _find_style(archive)
+    names = [name for pair in style for name in pair]
+    members = archive.members((*names, _CLASSES), texts=(_CLASSES,))
+    pairs = [pair for pair in style if pair == style[0] or not members.keys().isdisjoint(pair)]
+    for pair in pairs:
+        _check_pair(path, members, *pair)
     sizes = {dims(_image_shape(members[images])) for images, _ in pairs}
     if len(sizes) > 1:
         raise fail(
@@ -65,12 +96,27 @@ def _read_archive(archive: NpzArchive) -> Dataset:
             f"the same size"
         )
     archive.check_size(members)
-    train, *test = [_read_samples(archive, members, *names) for names in pairs]
-    labels = {
-        f"`{name}` in {path}": x.labels for (_, name), x in zip(pairs, (train, *test), strict=True)
-    }
+    parts = {pair: _read_samples(archive, members, *pair) for pair in pairs}
+    labels = {f"`{name}` in {path}": x.labels for (_, name), x in parts.items()}
     classes = name_classes(labels, _read_class_names(archive, members))
-    return Dataset(train, classes, (lambda: test[0]) if test else None)
+    train, *others = (parts.get(pair) for pair in style)
+    validation, test = others or (None, None)
+    assert train is not None
+    return Dataset(train, classes, None if test is None else lambda: test, validation)
+
+
+def _find_style(archive: NpzArchive) -> tuple[Pair, ...]:
+    """The names of the arrays: the first style of which there are training images or labels.
+    Raises NetError if there is none."""
+    there = archive.names()
+    for style in _STYLES:
+        if not set(style[0]).isdisjoint(there):
+            return style
+    message = f"{archive.path} holds no array `images`"
+    if there:
+        message += f", but {abbreviate(there)}"
+    known = "; `x_train`, `y_train`, `x_test` and `y_test` are read too"
+    raise fail(message, help=_SAVE_HELP + known)
 
 
 def _read_class_names(archive: NpzArchive, members: Mapping[str, NpzMember]) -> list[str]:

@@ -25,6 +25,7 @@ from netdsl.data.image_folder import (
 from netdsl.data.inventory import abbreviate
 from netdsl.data.labels import MAX_LABEL, read_names
 from netdsl.data.memory_limits import check_memory
+from netdsl.data.path_lookup import PathLookup
 from netdsl.data.pictures import BadPicture, Pictures
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import Diagnostic, NetError, fail
@@ -57,21 +58,30 @@ def table_source() -> DataSource:
     doc = (
         f"pictures and their labels, one or several each, in a table with a header: {_COLUMNS_HELP}"
     )
-    return DataSource(Signature("csv", (file, images)), _load, None, None, doc)
+    return DataSource(Signature("csv", (file, images)), _load, _find, None, None, doc)
 
 
 def _load(data_folder: Path | None, path: str, images: str | None) -> Dataset:
-    root = data_folder or Path()
-    table = root / path
-    folder = root / images if images else table.parent
-    for place, noun, is_found in (
-        (table, "file", table.exists()),
-        (folder, "folder", folder.is_dir()),
-    ):
-        if not is_found:
-            help = 'csv("labels.csv", images="DIR") names them; `--data DIR` says where they are'
-            raise DatasetNotFound(Diagnostic(f"there is no {noun} {place}", help=help))
-    return read_table(table, folder)
+    found = _find(data_folder, path, images)
+    return read_table(found["path"], found.get("images", found["path"].parent))
+
+
+def _find(data_folder: Path | None, path: str, images: str | None) -> dict[str, Path]:
+    """The table and, if it is named, the folder of its pictures."""
+    table = PathLookup(path, data_folder)
+    found = {"path": _require(table, table.find_file(), "file")}
+    if images:
+        folder = PathLookup(images, data_folder)
+        found["images"] = _require(folder, folder.find_folder(), "folder")
+    return found
+
+
+def _require(lookup: PathLookup, found: Path | None, noun: str) -> Path:
+    if found is not None:
+        return found
+    help = 'csv("labels.csv", images="DIR") names them; `--data DIR` says where they are'
+    help = lookup.advise() or help
+    raise DatasetNotFound(Diagnostic(lookup.describe(noun), lookup.span, help))
 
 
 def read_table(path: Path, folder: Path) -> Dataset:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from netdsl.data.cifar import cifar10_source
-from netdsl.data.data_source import DatasetNotFound, DataSource
+from netdsl.data.data_source import DatasetNotFound, DataSource, find_nothing
 from netdsl.data.image_folder import folder_source, read_folder
 from netdsl.data.mnist import idx_source
 from netdsl.data.npz import arrays_source
+from netdsl.data.path_lookup import PathLookup, expand_home, make_folder_error, pin_paths
 from netdsl.data.picture_table import table_source
 from netdsl.data.pictures import BadPicture
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import Diagnostic, fail
 from netdsl.optional_imports import import_optional
-from netdsl.signature import Signature
+from netdsl.signature import BoundCall, Signature
 
 _DIGIT_CLASSES = tuple(map(str, range(10)))
 
@@ -44,6 +46,7 @@ SOURCES: dict[str, DataSource] = {
         DataSource(
             Signature("digits"),
             _load_digits,
+            find_nothing,
             (8, 8, 1),
             _DIGIT_CLASSES,
             "1,797 digits of 8x8 pixels; nothing to download",
@@ -71,6 +74,7 @@ SOURCES: dict[str, DataSource] = {
                 "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
                 "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
             ),
+            "FashionMNIST",
         ),
         cifar10_source(),
         arrays_source(),
@@ -93,7 +97,7 @@ def _load_unnamed(data_folder: Path | None) -> Dataset:
     )
 
 
-NO_SOURCE = DataSource(Signature("none"), _load_unnamed, None, None)
+NO_SOURCE = DataSource(Signature("none"), _load_unnamed, find_nothing, None, None)
 """What a data section without `source` has: enough for predictions."""
 
 GivenData = str | Dataset | None
@@ -108,15 +112,33 @@ def load(chosen: Any, given: GivenData, skip_bad_pictures: bool = False) -> Data
     listing them, if the headers of files are not those of pictures, unless bad ones are skipped."""
     if isinstance(given, Dataset):
         return given
-    data_folder = Path(given) if given else None
-    if data_folder is not None and not data_folder.is_dir():
-        raise fail(
-            f"there is no folder {data_folder}", help="`--data` names the folder of the files"
-        )
+    data_folder = find_data_folder(given)
     dataset: Dataset = chosen.record.load(data_folder, **chosen.arguments)
     if dataset.bad_pictures and not skip_bad_pictures:
         raise combine_bad_pictures(dataset.bad_pictures)
     return dataset.skip_bad_pictures() if skip_bad_pictures else dataset
+
+
+def make_pin(given: GivenData) -> Callable[[BoundCall], BoundCall]:
+    """What replaces the paths of a source by those where its files are, if they are there, in a
+    text that is kept."""
+    return partial(
+        pin_paths, data_folder=find_data_folder(given if isinstance(given, str) else None)
+    )
+
+
+def find_data_folder(given: str | None) -> Path | None:
+    """The folder that `--data` names, relative to the working directory. Raises NetError if it is
+    none."""
+    if not given:
+        return None
+    folder = expand_home(given)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise make_folder_error(folder)
+    help = PathLookup(given).advise() or "`--data` names the folder of the files"
+    raise fail(f"there is no folder {folder}", help=help)
 
 
 def combine_bad_pictures(bad: Sequence[BadPicture]) -> BadPicture:

@@ -11,7 +11,7 @@ from netdsl.passes import pass_manager
 from netdsl.passes.batch_norm_folding import FoldedGraph
 from netdsl.passes.pass_manager import Pass
 from netdsl.training.checks import check_loss
-from netdsl.training.recipe.recipe import Recipe, default_recipe, net_name, resolve_recipe
+from netdsl.training.recipe.recipe import Recipe, default_recipe, resolve_recipe
 from netdsl.training.step.compile import compile_step
 from netdsl.training.step.graphs import training_graph
 from netdsl.types import Graph
@@ -96,7 +96,7 @@ def _find_recipe(program: Program, name: str | None) -> tuple[str, Recipe | None
         return "the file's recipe", resolve_recipe(program)
     net = program.resolve_net_name(name)
     for section in program.sections("train"):
-        if program.resolve_net_name(net_name(program, section.name)) == net:
+        if program.find_trained_net(section.name) == net:
             label = f"`train {section.name}`" if section.name else "the file's recipe"
             return label, resolve_recipe(program, section.name)
     return "plain SGD", None

@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from netdsl.errors import NetError, Span, fail, suggest_name
 from netdsl.insight import trial
 from netdsl.insight.gradcheck import GRADCHECK_SETTINGS, LayerCheck, gradcheck
-from netdsl.insight.published_accuracy import is_published, read_published_accuracies
+from netdsl.insight.published_accuracy import (
+    PublishedAccuracy,
+    is_published,
+    read_published_accuracies,
+)
 from netdsl.insight.receptive_field import receptive_field
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors
 from netdsl.language.elaborate import elaborate
 from netdsl.language.evaluate import Scope, evaluate, evaluate_arguments, is_equal
 from netdsl.language.network import Network
-from netdsl.language.program import Program
+from netdsl.language.program import CHOICE_OF_TEST, Program
 from netdsl.language.shrink import ShrinkError
 from netdsl.language.unparse import expression_text
 from netdsl.parameter_types import Boolean, Float, QuotedText
@@ -46,11 +50,22 @@ class TestResult:
 
     name: str
     outcomes: tuple[ExpectationOutcome, ...]
-    published_accuracies: Mapping[str, float] = field(default_factory=dict)
+    published_accuracies: tuple[PublishedAccuracy, ...] = ()
 
     @property
     def ok(self) -> bool:
         return all(o.ok for o in self.outcomes)
+
+    def as_json(self) -> dict[str, Any]:
+        """As `test --json` has it; `published` holds the shares of the first published accuracy."""
+        first = self.published_accuracies[0].shares if self.published_accuracies else {}
+        return {
+            "name": self.name,
+            "ok": self.ok,
+            "expectations": [asdict(o) for o in self.outcomes],
+            "published": first,
+            "published_accuracies": [asdict(a) for a in self.published_accuracies],
+        }
 
 
 _FACTS: dict[str, Callable[[Network], Value]] = {
@@ -167,7 +182,7 @@ def run_shrunk_test(program: Program, test: s.Test, factor: int) -> TestResult:
     """Checks the gradients of a test's net, with its channels divided by `factor` and its images as
     small as possible. Its counts differ from those of the whole net, and are not compared. A net
     that cannot be shrunk fails."""
-    name = program.resolve_net_name(test.net, test.span)
+    name = program.resolve_net_name(test.net, test.span, CHOICE_OF_TEST)
     try:
         failures = _describe_failures(gradcheck(program, name, shrink=factor))
     except ShrinkError as e:
@@ -180,10 +195,10 @@ def run_shrunk_test(program: Program, test: s.Test, factor: int) -> TestResult:
 
 
 def _evaluate_test(program: Program, test: s.Test, budget: Budget, is_dry_run: bool) -> TestResult:
-    name = program.resolve_net_name(test.net, test.span)
+    name = program.resolve_net_name(test.net, test.span, CHOICE_OF_TEST)
     context = QueryContext(program, elaborate(program, name, budget=budget), is_dry_run, budget)
     errors, outcomes = Errors(), []
-    accuracies: dict[str, float] = {}
+    accuracies: tuple[PublishedAccuracy, ...] = ()
     try:
         accuracies = read_published_accuracies(program, test, budget)
     except NetError as e:

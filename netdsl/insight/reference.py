@@ -45,7 +45,8 @@ in a file: `train fast { epochs = 2 }` starts from the unnamed `train` and overr
 `expect CONDITION` lines in `train` are checked when the run ends (exit code 1 if one fails), with the
 metrics of the table below: `expect test_accuracy > 0.9`, `expect val_recall("ants") > val_recall("bees")`.
 `best = max(val_f1)` chooses the best weights by a metric, which `patience` then waits for; by default it
-is `val_accuracy`, of equal ones the smaller `val_loss`, and without validation images `train_loss`.
+is `val_accuracy`, of equal ones the smaller `val_loss`, and without validation images `train_loss`
+([training.md](training.md#what-is-best)).
 
 `after = head` runs the recipe `head` first, in a directory of that name within the run's, and starts
 from its best weights (only the last recipe's expectations are checked);
@@ -84,8 +85,10 @@ A branch may end with a condition, on the line where its chain ends:
 one branch that is left is that branch, without a layer; `sub` needs both of its branches, and one branch must stay.
 
 `let n = 4` names a value, `let f(a, b=2) = a + b` a function. A function may call itself, and is no value: it
-can be called, not passed on. In a body, a `let` is visible below it, and a function sees what is visible where it
-stands. Between items, a `let` is visible in the whole file and in the files that use it; their order has no
+can be called, not passed on. In the body of a net or block, a `let` is visible below it, and a function sees what is
+visible where it stands. A `let` in the taken branch of an `if` is visible below the `if` too; one in a `for` until the
+loop ends, in its later rounds too, so `let k = k + 1` counts. A second `let` of the same name hides the first. Between
+items, a `let` is visible in the whole file and in the files that use it; their order has no
 meaning, and they see only each other. An expression looks a name up among the variables of its body, then among
 the `let`s of the file, then among the words of the language.
 
@@ -111,8 +114,15 @@ is run on white noise with its initial weights, as in evaluation unless
 `"""
     + str(PUBLISHED_SIGNATURE)
     + """` states a fact and is not a test: shares of the test images whose class is
-the most likely, or among the five most likely, as a paper reports them. `netdsl test` repeats it."""
+the most likely, or among the five most likely, as a paper or a library reports them:
+`published(top1=0.744, source="paper, table 3", crops=dense, train=[256, 512], test=384)`. A net may have several, if they
+differ in source, crops or sizes. `netdsl test` prints them all, `netdsl summary FOLDER` the first next to the net's
+figures, and all in a second table."""
 )
+
+
+_STATISTICS = """`normalize` subtracts a mean from each pixel, scaled from bytes to 0..1, and divides by a standard
+deviation, for each channel:"""
 
 
 def layers_table() -> str:
@@ -154,8 +164,8 @@ def sections_table() -> str:
             )
         )
     parts.append(_format_table("Metrics", [_describe_metric(m) for m in METRICS.values()]))
-    known = ", ".join(f"`{s.signature}`".replace("()", "") for s in STATISTICS.values())
-    parts.append(f"Statistics: {known}.")
+    statistics = [(_format_call(x.signature, False), x.doc) for x in STATISTICS.values()]
+    parts += [_STATISTICS, _format_table("Statistics", statistics)]
     return "\n\n".join(parts)
 
 
@@ -166,6 +176,7 @@ def tests_section() -> list[str]:
     return [
         "## Tests",
         _TESTS,
+        _format_table("`published`", [(p.name, p.doc) for p in PUBLISHED_SIGNATURE.params]),
         _format_table("of places", [*rows, (str(EQUAL_SIGNATURE), equality)]),
     ]
 

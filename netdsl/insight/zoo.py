@@ -1,17 +1,19 @@
-"""The nets of a folder in one table: the figures of each, its paper, and published accuracies."""
+"""The nets of a folder in two tables: the figures of each with its paper, and what accuracies were
+published for them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from netdsl.errors import fail
-from netdsl.insight.published_accuracy import read_published_accuracies
+from netdsl.insight.published_accuracy import PublishedAccuracy, read_published_accuracies
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import Program, load_program
+from netdsl.text_escaping import escape_line
 
 _PAPER = re.compile(r' - ([^",]+ \d{4}), "([^"]+)"')
 _SENTENCE = re.compile(r".+?[.](?=\s+[A-Z]|$)")
@@ -28,7 +30,15 @@ class ZooEntry:
     params: int
     macs: int
     activations: int
-    published: Mapping[str, float]
+    published_accuracies: tuple[PublishedAccuracy, ...]
+
+    @property
+    def published(self) -> dict[str, float]:
+        """The shares of the first published accuracy."""
+        return self.published_accuracies[0].shares if self.published_accuracies else {}
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "published": self.published}
 
 
 @dataclass(frozen=True)
@@ -40,26 +50,59 @@ class Zoo:
     descriptions: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:
-        return {"nets": [asdict(e) for e in self.entries]}
+        return {"nets": [e.as_json() for e in self.entries]}
 
     def as_markdown(self) -> str:
         """The page for the folder."""
-        heading = ("net", "paper", "params", "MACs", "activations", "top-1", "top-5")
-        rows = [
-            _format_row(heading),
-            _format_row(["---"] * 2 + ["--:"] * 5),
-            *map(_format_entry, self.entries),
-        ]
         files = [f"- `{name}`: {text}" for name, text in self.descriptions.items()]
-        parts = (_INTRO.format(folder=self.folder), "\n".join(rows), "\n".join(files))
-        return "\n\n".join(parts) + "\n"
+        nets = _format_table(_NET_COLUMNS, map(_format_entry, self.entries))
+        accuracies = _format_table(_ACCURACY_COLUMNS, self._accuracy_rows())
+        parts = [_INTRO.format(folder=self.folder), nets]
+        parts += [_ACCURACY_INTRO, accuracies] if any(e.published for e in self.entries) else []
+        return "\n\n".join([*parts, _FILE_INTRO, "\n".join(files)]) + "\n"
 
+    def _accuracy_rows(self) -> Iterator[Sequence[str]]:
+        """A row for each published accuracy, those of one file and source next to each other."""
+        rows = [(e, a) for e in self.entries for a in e.published_accuracies]
+        rows.sort(key=lambda row: (row[0].file, row[1].source or ""))
+        return (_format_accuracy(e, a) for e, a in rows)
+
+
+_NET_COLUMNS = {
+    "net": "---",
+    "paper": "---",
+    "params": "--:",
+    "MACs": "--:",
+    "activations": "--:",
+    "top-1": "--:",
+    "top-5": "--:",
+    "as reported by": "---",
+}
+_ACCURACY_COLUMNS = {
+    "net": "---",
+    "source": "---",
+    "crops": "--:",
+    "trained at": "--:",
+    "tested at": "--:",
+    "top-1": "--:",
+    "top-5": "--:",
+}
+"""Headings of columns, and how Markdown aligns them."""
 
 _INTRO = """# The nets in {folder}
 
 Written by `netdsl summary {folder}`. Figures are for one image: learnable values,
 multiply-accumulates and output values of convolutions and fully connected layers. Accuracies are
-published ones; the files say by whom, and on which images."""
+published ones, of a net with several the first; they can be compared if source, crops and sizes
+are the same."""
+
+_ACCURACY_INTRO = """## Published accuracies
+
+On the validation images of ImageNet, or the test images of the data that the net is for. Sizes are
+the short side of the images in pixels: `256-512` is drawn from that interval, and over `224, 256,
+288` the scores are averaged, as over crops; `dense` applies the net to the whole image."""
+
+_FILE_INTRO = "## Files"
 
 
 def load_zoo(folder: Path, settings: Settings) -> Zoo:
@@ -83,15 +126,13 @@ def _make_entry(file: str, program: Program, net: str, settings: Settings) -> Zo
     span = program.nets[net].span
     papers = _PAPER.findall(_join_comments(span.source.text[: span.start].splitlines()))
     paper = '{}, "{}"'.format(*papers[-1]) if papers else ""
-    accuracies = [
-        read_published_accuracies(program, t)
+    accuracies = tuple(
+        accuracy
         for t in program.tests
         if program.resolve_net_name(t.net, t.span) == net
-    ]
-    merged_accuracies = {k: v for facts in accuracies for k, v in facts.items()}
-    return ZooEntry(
-        file, net, paper, network.params, network.macs, network.activations, merged_accuracies
+        for accuracy in read_published_accuracies(program, t)
     )
+    return ZooEntry(file, net, paper, network.params, network.macs, network.activations, accuracies)
 
 
 def _join_comments(lines: Sequence[str]) -> str:
@@ -106,10 +147,25 @@ def _first_sentence(text: str) -> str:
     return found[0] if found else ""
 
 
-def _format_entry(e: ZooEntry) -> str:
+def _format_entry(e: ZooEntry) -> Sequence[str]:
     counts = (f"{n:,}" for n in (e.params, e.macs, e.activations))
-    shares = (f"{e.published[k]:.2%}" if k in e.published else "" for k in ("top1", "top5"))
-    return _format_row((f"`{e.file}:{e.net}`", e.paper, *counts, *shares))
+    first = e.published_accuracies[0] if e.published_accuracies else PublishedAccuracy()
+    shares = _format_shares(first)
+    return f"`{e.file}:{e.net}`", e.paper, *counts, *shares, first.describe_conditions()
+
+
+def _format_accuracy(e: ZooEntry, a: PublishedAccuracy) -> Sequence[str]:
+    source = escape_line(a.source or "")
+    sizes = a.format_train(), a.format_test()
+    return f"`{e.file}:{e.net}`", source, str(a.crops or ""), *sizes, *_format_shares(a)
+
+
+def _format_shares(a: PublishedAccuracy) -> Iterator[str]:
+    return (f"{a.shares[k]:.2%}" if k in a.shares else "" for k in ("top1", "top5"))
+
+
+def _format_table(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(map(_format_row, [list(columns), list(columns.values()), *rows]))
 
 
 def _format_row(cells: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_NUMBER, STEPS_PER_LAYER
 from netdsl.parameter_types import AnyValue
 from netdsl.signature import REQUIRED, Param, Signature, suggest_for_value
-from netdsl.values import Argument, Call, Size, Symbol, Value, format_value
+from netdsl.values import Argument, Call, Size, Symbol, Text, Value, format_value
 
 
 class InvalidValue:
@@ -464,7 +464,7 @@ def name_arguments(
 _EVALUATORS: dict[type, Callable[[Any, Scope], Value]] = {
     s.NumberLiteral: _evaluate_number,
     s.SizeLiteral: lambda e, scope: e.value,
-    s.StringLiteral: lambda e, scope: e.value,
+    s.StringLiteral: lambda e, scope: Text(e.value, e.span),
     s.Name: _evaluate_name,
     s.ListLiteral: _evaluate_list,
     s.PairLiteral: _evaluate_pair,

@@ -25,9 +25,10 @@ from netdsl.limits import MAX_FILE_CHARACTERS, MAX_NESTING_DEPTH, MAX_TOKEN_CHAR
 from netdsl.values import Size
 
 
-def parse(text: str, name: str = "<text>") -> s.File:
-    """Parses the text of a .net file. Raises NetError with every syntax error found."""
-    source = Source(name, text)
+def parse(text: str, name: str = "<text>", folder: str | None = None) -> s.File:
+    """Parses the text of a .net file in `folder`; None for a text that is no file. Raises NetError
+    with every syntax error found."""
+    source = Source(name, text, folder)
     check_limits(source)
     try:
         return _parse(source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,11 @@ from netdsl.language.upgrade import parse_any_format
 from netdsl.language.uses import NetItem, NetTable, duplicate_error, load_definitions
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_FILE_BYTES
 from netdsl.values import Argument, Symbol, Value
+
+CHOICE_OF_COMMAND = "say which one to use, as in `{file}:{net}`"
+CHOICE_OF_RECIPE = "say which one to train: `net = {net}`"
+CHOICE_OF_TEST = "say which one to test: `test {net} {{ ... }}`"
+"""Where a file that has only used nets can name one of them."""
 
 
 @dataclass(frozen=True)
@@ -103,24 +109,35 @@ class Program:
         """Whether the file sees a net of that name, its own or a used one."""
         return name in self.nets or name in self.net_table.used
 
-    def resolve_net_name(self, name: str | None = None, span: Span | None = None) -> str:
+    def resolve_net_name(
+        self, name: str | None = None, span: Span | None = None, choice: str = CHOICE_OF_COMMAND
+    ) -> str:
         """Returns `name`, or by default the file's first own net. Raises NetError if it does not
-        exist."""
+        exist, with `choice` as help: it says where a name is written, by `{file}` and `{net}`."""
         if name is None:
             if not self.nets:
-                raise self._no_net_error()
+                raise self._no_net_error(span, choice)
             return next(iter(self.nets))
         self.net_table.find(name, span)
         return name
 
-    def _no_net_error(self) -> NetError:
+    def find_trained_net(self, recipe: str | None) -> str | None:
+        """The net that a `train` section names, else the file's first own one; None if there is no
+        such net."""
+        section = self.find_section("train", recipe)
+        name = self.reference_name(section, "net") if section else None
+        if name is None:
+            return next(iter(self.nets), None)
+        return name if self.has_net(name) else None
+
+    def _no_net_error(self, span: Span | None, choice: str) -> NetError:
         used = list(self.net_table.used)
         if not used:
             help = "a net is written `net NAME { ... }`"
-            return fail(f"{self.name} contains no `net`", help=help)
+            return fail(f"{self.name} contains no `net`", span, help=help)
         names = ", ".join(used[:_MAX_SHOWN_NETS]) + (", ..." if used[_MAX_SHOWN_NETS:] else "")
-        help = f"say which one to use, as in `{self.name}:{used[0]}`, or write `net my = {used[0]}`"
-        return fail(f"{self.name} has no net of its own; it uses {names}", help=help)
+        help = f"{choice.format(file=self.name, net=used[0])}, or write `net my = {used[0]}`"
+        return fail(f"{self.name} has no net of its own; it uses {names}", span, help=help)
 
     def find_section(self, kind: str, name: str | None = None) -> s.Section | None:
         """Returns a section of a kind; without a name the unnamed one, else the first, if any.
@@ -138,8 +155,21 @@ class Program:
                 help = f"this file has no named {kind} section"
             if any(isinstance(i, s.Use) for i in self.items):
                 help = f"`use` does not import {kind} sections; {help}"
+            if kind == "train" and self.has_net(name):
+                help = self._explain_net_as_recipe(name)
             raise fail(f"{self.name} contains no `{kind}` section called `{name}`", help=help)
         return _inherit(unnamed, sections[name]) if unnamed else sections[name]
+
+    def _explain_net_as_recipe(self, net: str) -> str:
+        """What to do instead of giving a net where a recipe is wanted."""
+        recipes = [x.name for x in self.sections("train")]
+        trainers = [name for name in recipes if self.find_trained_net(name) == net]
+        if trainers:
+            recipe = f"{self.name}:{trainers[0]}" if trainers[0] else self.name
+            return f"`{net}` is a net, not a recipe; `{recipe}` trains it"
+        own = f"`train {net} {{ net = {net} }}`"
+        other = f", or give another recipe `--set train.net={net}`" if recipes else ""
+        return f"`{net}` is a net, not a recipe: write one for it, {own}{other}"
 
 
 def _inherit(base: s.Section, section: s.Section) -> s.Section:
@@ -211,7 +241,7 @@ def parse_file(path: str, read: TextReader = read_text) -> s.File:
     named .net: other files may be private."""
     text = read(path)
     try:
-        return parse_any_format(text, path)
+        return parse_any_format(text, path, os.path.dirname(path))
     except NetError as e:
         places = [d.span.position for d in e.diagnostics if d.span]
         if is_net_file(path) or not places:
@@ -252,7 +282,8 @@ def _check_sections(file: s.File, errors: Errors) -> None:
         if (item.kind, item.name) in seen:
             called = f"are called `{item.name}`" if item.name else "have no name"
             message = f"two {item.kind} sections {called}"
-            help = None if item.name else f"give one of them a name: `{item.kind} NAME {{ ... }}`"
+            help = None if item.name else f"give only one of them a name: `{item.kind} NAME "
+            f"{{ ... }}`"
             errors.add(Diagnostic(message, item.span, help))
         seen.add((item.kind, item.name))
         entries = [e for e in item.entries if isinstance(e, s.SectionEntry)]

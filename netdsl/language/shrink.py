@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from math import ceil, lcm
+from math import ceil, gcd, lcm
+
+import networkx as nx
 
 from netdsl.errors import NetError
 from netdsl.language.budget import LimitError
@@ -21,6 +23,10 @@ MIN_SIDE = 2
 windows, and leaves batch normalisation too few values."""
 
 
+Reduction = Callable[[int], int]
+"""Maps a channel count of a network to that of the small one."""
+
+
 class ShrinkError(NetError):
     """The channels of a net do not fit together when they are reduced."""
 
@@ -30,7 +36,8 @@ def shrink_network(builder: NetworkBuilder, name: str, main: ChainValue) -> Netw
 
     Every channel count c becomes ceil(c / divisor), rounded up to a multiple that layers need
     (`Layer.channel_multiple`), except the counts of inputs and outputs. If that does not fit, a
-    count that a concatenation gives becomes the sum of its parts. The text is not elaborated again:
+    count that a concatenation gives becomes the sum of its parts; if that does not fit either,
+    counts of which one is made from another shrink in proportion. The text is not elaborated again:
     `in` and `if` keep the values of the full-size network. Images shrink to the smallest size that
     leaves every image of several pixels at least `MIN_SIDE` in each direction. Raises ShrinkError
     if the reduced channel counts do not fit together.
@@ -39,32 +46,57 @@ def shrink_network(builder: NetworkBuilder, name: str, main: ChainValue) -> Netw
     assert shrink_settings is not None
     inputs = [f for call, f in builder.call_results if isinstance(call, InputCall)]
     outputs = {channel_count(f.node) for f in (*inputs, main, *builder.outputs.values())}
-    errors = []
-    for reduce_channels in _find_reductions(builder, outputs, shrink_settings.divisor):
-        try:
-            small_builder = _replay(builder, reduce_channels, Fraction(1))
-            break
-        except LimitError:
-            raise
-        except NetError as e:
-            errors.append(e)
-    else:
-        note = f"in `{name}` with its channels divided by {shrink_settings.divisor}"
-        help = "a smaller number, or one that divides its channels evenly, may work"
-        diagnostics = errors[0].diagnostics
-        raise ShrinkError(*(replace(d, notes=(*d.notes, note), help=help) for d in diagnostics))
+    found = _narrow_network(builder, outputs, shrink_settings.divisor)
+    if isinstance(found, NetError):
+        raise _explain_misfit(builder, outputs, name, found)
+    small_builder, reduce_channels = found
     if shrink_settings.shrink_images:
         small_builder = _minimize_images(builder, reduce_channels, inputs) or small_builder
     return small_builder.build_network(name, small_builder.call_results[main.call_index][1])
 
 
-Reduction = Callable[[int], int]
-"""Maps a channel count of a network to that of the small one."""
+def _narrow_network(
+    builder: NetworkBuilder, outputs: set[int], divisor: int
+) -> tuple[NetworkBuilder, Reduction] | NetError:
+    """The network with fewer channels, and how their counts were reduced; if they do not fit
+    together, the error of the preferred way."""
+    errors = []
+    for reduce_channels in _find_reductions(builder, outputs, divisor):
+        try:
+            return _replay(builder, reduce_channels, Fraction(1)), reduce_channels
+        except LimitError:
+            raise
+        except NetError as e:
+            errors.append(e)
+    return errors[0]
+
+
+def _explain_misfit(
+    builder: NetworkBuilder, outputs: set[int], name: str, error: NetError
+) -> ShrinkError:
+    """The error of a network that cannot be shrunk, with a smaller divisor that works, if any."""
+    shrink_settings = builder.settings.shrink
+    assert shrink_settings is not None
+    divisor = shrink_settings.divisor
+    powers = [2**k for k in range(1, (divisor - 1).bit_length())]
+    works = (
+        d
+        for d in reversed(powers)
+        if not isinstance(_narrow_network(builder, outputs, d), NetError)
+    )
+    smaller = next(works, None)
+    help = (
+        f"dividing them by {smaller} works"
+        if smaller
+        else "change the channel counts, or check the net at its full size"
+    )
+    note = f"in `{name}` with its channels divided by {divisor}"
+    return ShrinkError(*(replace(d, notes=(*d.notes, note), help=help) for d in error.diagnostics))
 
 
 def _find_reductions(
     builder: NetworkBuilder, outputs: set[int], divisor: int
-) -> tuple[Reduction, Reduction]:
+) -> Iterator[Reduction]:
     """The ways to reduce channel counts, the preferred one first. `outputs` are the counts of
     inputs and outputs, which stay."""
     multiples, fixed = _find_multiples(builder, outputs)
@@ -74,13 +106,46 @@ def _find_reductions(
         multiple = multiples.get(count, 1)
         return count if count in fixed else -(-count // (divisor * multiple)) * multiple
 
+    yield divide
+
     def add_parts(count: int) -> int:
         return sums.get(count) or divide(count)
 
     for count, parts in sorted(_find_concatenations(builder).items()):
         if count not in fixed:
             sums[count] = sum(map(add_parts, parts))
-    return divide, add_parts
+    yield add_parts
+
+    proportional: dict[int, int] = {}
+    for group in nx.connected_components(_tie_counts(builder)):
+        unit = gcd(*group)
+        small_unit = unit if group & fixed else -(-unit // divisor)
+        proportional |= {count: count // unit * small_unit for count in group}
+    yield lambda count: proportional.get(count) or divide(count)
+
+
+def _tie_counts(builder: NetworkBuilder) -> nx.Graph[int]:
+    """The channel counts, with an edge where a layer makes one from the other."""
+    ties: nx.Graph[int] = nx.Graph()
+    for call, value in builder.call_results:
+        if isinstance(call, LayerCall):
+            after = channel_count(value.node)
+            before = [channel_count(f.node) for f in call.inputs]
+            if not _takes_any_count(call, before[0], after):
+                ties.add_edges_from((count, after) for count in before if count != after)
+    return ties
+
+
+def _takes_any_count(call: LayerCall, before: int, after: int) -> bool:
+    """Whether an argument of a layer sets the channel count of its output."""
+    requests: list[int] = []
+
+    def record(count: int) -> int:
+        requests.append(count)
+        return count
+
+    call.layer.narrow(call.bound_arguments, Widths(before, before, record))
+    return after in requests
 
 
 def _find_multiples(builder: NetworkBuilder, outputs: set[int]) -> tuple[dict[int, int], set[int]]:

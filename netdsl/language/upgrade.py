@@ -35,11 +35,11 @@ def read_heading(text: str) -> Heading | None:
     return Heading(found[2], int(found[1] or 1)) if found else None
 
 
-def parse_any_format(text: str, name: str) -> s.File:
+def parse_any_format(text: str, name: str, folder: str | None = None) -> s.File:
     """Parses a text of the format that its heading says; without a heading, of the current one.
     Raises NetError as `parse` and `upgrade` do."""
     heading = read_heading(text)
-    file = parse(text, name)
+    file = parse(text, name, folder)
     return upgrade(file, heading.format) if heading else file
 
 

@@ -277,14 +277,27 @@ LAYERS = (
         Signature(
             "slice",
             (
-                Param("height", _SLICE_RANGE, None),
-                Param("width", _SLICE_RANGE, None),
-                Param("channels", _SLICE_RANGE, None),
-                Param("step", Extent(), 1, "keep every n-th pixel"),
+                Param(
+                    "height",
+                    _SLICE_RANGE,
+                    None,
+                    "`[start, stop]`: these rows, from 0, without stop",
+                ),
+                Param("width", _SLICE_RANGE, None, "likewise columns"),
+                Param(
+                    "channels", _SLICE_RANGE, None, "likewise channels: `[0, 32]` are the first 32"
+                ),
+                Param(
+                    "step",
+                    Extent(),
+                    1,
+                    "keep every n-th pixel, counted from the first row and column that is kept: "
+                    "`step=2`, or `step=1x2` for columns only",
+                ),
             ),
         ),
         _slice,
-        doc="part of an image, or every second pixel of it",
+        doc="part of an image, its channels, or every n-th pixel",
         narrow=_narrow_slice,
     ),
     Layer(
@@ -292,9 +305,9 @@ LAYERS = (
         Signature(
             "pad",
             (
-                Param("height", _PAD_AMOUNT, 0),
-                Param("width", _PAD_AMOUNT, 0),
-                Param("channels", _PAD_AMOUNT, 0),
+                Param("height", _PAD_AMOUNT, 0, "rows above and below"),
+                Param("width", _PAD_AMOUNT, 0, "columns at the left and right"),
+                Param("channels", _PAD_AMOUNT, 0, "channels before and after"),
                 Param("value", Float(), 0.0),
                 Param(
                     "mode",
@@ -306,8 +319,8 @@ LAYERS = (
             ),
         ),
         _pad,
-        doc="a border: one amount, or [before, after]; of `value`, or with the mode `edge` or "
-        "`reflect` of the image's own pixels",
+        doc="a border: one amount for both sides, or [before, after]; of `value`, or with the mode "
+        "`edge` or `reflect` of the image's own pixels",
         narrow=_narrow_padding,
     ),
     Layer(

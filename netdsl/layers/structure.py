@@ -31,7 +31,7 @@ def _add(site: Site, xs: Sequence[Node]) -> Node:
 
 
 def _mul(site: Site, xs: Sequence[Node]) -> Node:
-    """Product; a gate of 1 x 1 x channels, or of 1 channel, is broadcast (Hu et al. 2018)."""
+    """Product; sizes of 1 are broadcast, such as those of a gate (Hu et al. 2018)."""
     _check_broadcast("mul", xs)
     return reduce(site.b.mul, xs)
 
@@ -116,14 +116,15 @@ LAYERS = (
         Signature("mul"),
         _mul,
         "many",
-        "product of branches; a gate of 1 x 1 x channels is broadcast over the image",
+        "product of branches; along each axis, sizes of 1 are stretched to those of the others: a "
+        "gate of 1 x 1 x channels to the whole image, one of height x width x 1 to all channels",
     ),
     Layer(
         "sub",
         Signature("sub"),
         _sub,
         "many",
-        "difference of two branches, the first minus the second; broadcasts as `mul` does",
+        "difference of two branches, the first minus the second; sizes of 1 stretch as in `mul`",
         can_join_one=False,
     ),
     Layer("concat", Signature("concat"), _concat, "many", "branches side by side along channels"),

@@ -172,10 +172,10 @@ def split_samples(dataset: Dataset, recipe: Recipe) -> tuple[Samples, Samples]:
         raise e.with_default_span(data.spans.get("limit")) from None
 
 
-def _resolved_text(program: Program, name: str | None) -> str:
-    """The text of the recipe that a run stores. Raises NetError if it is too large to be read
-    back."""
-    text = format_file(resolve_file(program, name))
+def resolve_text(program: Program, name: str | None, data: GivenData) -> str:
+    """The text of the recipe that a run stores, with the paths where its files were found. Raises
+    NetError if it is too large to be read back."""
+    text = format_file(resolve_file(program, name, sources.make_pin(data)))
     try:
         check_limits(Source("it", text))
     except NetError as e:
@@ -202,7 +202,7 @@ def prepare_job(
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     training_graph(network, recipe)
-    text = _resolved_text(program, name)
+    text = resolve_text(program, name, data)
     try:
         dataset = sources.load(recipe.data.source, data, recipe.data.is_skipping_bad_pictures)
     except DatasetNotFound as e:

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netdsl.types import Array
+from netdsl.data.memory_limits import make_limit_error, memory_limit
+from netdsl.types import Array, format_bytes
+
+_BYTES_PER_PAIR, _MEMORY_SHARE = 32, 4
+"""What a pair of classes takes in a confusion matrix, also when it is printed; and the share of the
+memory limit that a matrix may take."""
 
 
 @dataclass(frozen=True)
@@ -70,3 +75,19 @@ def count_labels(indicators: Array, predictions: Array) -> ClassCounts:
 
 def _divide(a: Array, b: Array) -> Array:
     return np.divide(a, b, out=np.zeros(len(a)), where=b > 0)
+
+
+def can_count_pairs(classes: int) -> bool:
+    """Whether a confusion matrix of so many classes fits into the memory that it may take."""
+    return _BYTES_PER_PAIR * classes**2 <= memory_limit() // _MEMORY_SHARE
+
+
+def check_matrix_memory(classes: int) -> None:
+    """Raises NetError if it does not."""
+    if not can_count_pairs(classes):
+        size = _BYTES_PER_PAIR * classes**2
+        raise make_limit_error(
+            f"a confusion matrix of {classes:,} classes would take {format_bytes(size)} of memory",
+            memory_limit() // _MEMORY_SHARE,
+            size * _MEMORY_SHARE,
+        )

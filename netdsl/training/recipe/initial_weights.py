@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from netdsl.data.path_lookup import PathLookup
 from netdsl.errors import Span, fail
 from netdsl.globs import match_globs, matches_any_glob
 from netdsl.parameter_types import GLOB_LIST, Float, QuotedText
@@ -18,10 +22,28 @@ MAX_MISMATCHES = 8
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """A source of initial weights."""
+    """A source of initial weights. `find` returns the paths among its arguments where they are
+    found, by name, as that of a source of data does; `--data` is not for weights."""
 
     signature: Signature
+    find: Callable[..., Mapping[str, Path]]
     doc: str = ""
+
+
+def find_weights(path: str) -> Path | None:
+    """Where a checkpoint or the directory of a run is; None if there is nothing of that name. What
+    is neither is found too, if there is nothing else: reading it says what it is."""
+    lookup = PathLookup(path)
+    return lookup.find(_has_weights) or lookup.find()
+
+
+def _has_weights(path: Path) -> bool:
+    return os.path.isfile(path) or os.path.isfile(path / "best.safetensors")
+
+
+def _find(folder: Path | None, file: str, **others: Any) -> dict[str, Path]:
+    found = find_weights(file)
+    return {} if found is None else {"file": found}
 
 
 INITIAL_WEIGHTS: dict[str, InitialWeights] = {
@@ -33,13 +55,14 @@ INITIAL_WEIGHTS: dict[str, InitialWeights] = {
                 Param("except", GLOB_LIST, (), "globs of weights that are drawn at random instead"),
                 Param(
                     "score_scale",
-                    Float(0),
+                    Float(0, 1),
                     SCORE_SCALE,
                     "factor of the weights that are drawn for a layer of class scores, unless the "
                     "layer has an initialiser of its own",
                 ),
             ),
         ),
+        _find,
         "weights of another run, matched by name",
     )
 }

@@ -360,8 +360,11 @@ def find_dying_scores(subject: Subject) -> Iterator[Finding]:
         return
     network, graph = subject.network, subject.network.graph
     for name in graph.outputs.values():
-        node = skip_ops(graph, graph[name], (*PASSING_OPS, *POOLING_OPS))
-        layer = find_score_layer(network, graph[node.args[0]]) if node.op == "relu" else None
+        pooling = skip_ops(graph, graph[name], PASSING_OPS)
+        node = skip_ops(graph, pooling, (*PASSING_OPS, *POOLING_OPS))
+        if node.op != "relu" or node is pooling:  # `squashed-scores` is about the latter
+            continue
+        layer = find_score_layer(network, graph[node.args[0]])
         if layer and matches_any_glob(weight_name(layer), init.arguments["except"]):
             yield Finding(
                 f"`relu` clips the scores of the new layer `{layer.path}` before they are pooled: "

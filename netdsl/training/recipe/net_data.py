@@ -17,9 +17,11 @@ def find_data_of_net(program: Program, net: str) -> s.Section | None:
     uses."""
     users: dict[str, list[s.Section]] = {}
     for recipe in program.sections("train"):
-        name = program.reference_name(recipe, "net") or program.resolve_net_name()
-        section = program.find_section("data", program.reference_name(recipe, "data"))
-        if section is not None:
+        name = program.find_trained_net(recipe.name)
+        whole = program.find_section("train", recipe.name)
+        data = program.reference_name(whole, "data") if whole else None
+        section = program.find_section("data", data)
+        if section is not None and name is not None:
             users.setdefault(name, []).append(section)
     for name in _bases(program, net):
         if name in users:

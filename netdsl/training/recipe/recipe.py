@@ -12,7 +12,12 @@ from netdsl.language.budget import Budget, Errors, limit_error
 from netdsl.language.elaborate import Settings, ShrinkSettings, shrink_settings
 from netdsl.language.evaluate import TopLevel
 from netdsl.language.override import Setting, override
-from netdsl.language.program import Program, build_program, evaluate_section
+from netdsl.language.program import (
+    CHOICE_OF_RECIPE,
+    Program,
+    build_program,
+    evaluate_section,
+)
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_EPOCHS, MAX_GLOBS
 from netdsl.parameter_types import (
     GLOB_LIST,
@@ -269,7 +274,9 @@ def resolve_recipe(
     net, data, after = (values.pop(key) for key in ("net", "data", "after"))
     entries = [e for e in section.entries if isinstance(e, s.SectionEntry)]
     recipe = Recipe(
-        net=program.resolve_net_name(net.name if net else None, net.span if net else section.span),
+        net=program.resolve_net_name(
+            net.name if net else None, net.span if net else section.span, CHOICE_OF_RECIPE
+        ),
         after=after.name if after else None,
         data=_resolve_data_section(program, data, section, budget),
         expectations=tuple(e.condition for e in section.entries if isinstance(e, s.Expect)),
@@ -290,7 +297,7 @@ def default_recipe(net: str) -> Recipe:
 def find_recipe_of_net(program: Program, net: str) -> s.Section | None:
     """The `train` section of a file that trains this net, the unnamed one first."""
     for section in sorted(program.sections("train"), key=lambda x: x.name is not None):
-        if program.resolve_net_name(net_name(program, section.name)) == net:
+        if program.find_trained_net(section.name) == net:
             return section
     return None
 

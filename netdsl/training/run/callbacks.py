@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netdsl.training.metrics.table import METRIC_NAMES, format_metric
+from netdsl.training.metrics.table import METRIC_NAMES, METRICS, format_metric
 from netdsl.training.recipe.recipe import Recipe
+from netdsl.training.run.phase import OnPhase, ignore_phase
 from netdsl.training.store.progress import Progress, best_metric
 
 
@@ -24,6 +25,11 @@ class StepReport:
     loss: float | None
     images_per_second: float
 
+    @property
+    def completed_steps(self) -> int:
+        """The updates of the run so far."""
+        return self.epoch * self.steps + self.step
+
 
 OnStep = Callable[[StepReport], None]
 OnEpoch = Callable[[dict[str, Any]], object]
@@ -32,13 +38,14 @@ OnEpoch = Callable[[dict[str, Any]], object]
 @dataclass(frozen=True)
 class Callbacks:
     """`on_step` is called after every update, `on_epoch` with every epoch's metrics, `should_stop`
-    before every batch, and `log` with messages about damaged files. If `on_epoch` returns True, the
-    epoch is the last one."""
+    before every batch, `log` with messages about damaged files, and `on_phase` when the run starts
+    to do something else than updates. If `on_epoch` returns True, the epoch is the last one."""
 
     on_step: OnStep
     on_epoch: OnEpoch
     should_stop: Callable[[], bool] = lambda: False
     log: Callable[[str], None] = lambda words: None
+    on_phase: OnPhase = ignore_phase
 
 
 @dataclass(frozen=True)
@@ -54,17 +61,21 @@ class StopRequested(Exception):
 
 
 def format_epoch(m: Mapping[str, Any], recipe: Recipe) -> str:
-    """The metrics of an epoch as a line: loss and accuracy, and what `best` goes by."""
+    """The metrics of an epoch as a line: loss and accuracy, and what `best` goes by. An epoch whose
+    updates were all made before the run was resumed has no images a second."""
     line = f"epoch {m['epoch']}/{recipe.epochs}  loss {m['train_loss']:.4f}"
+    line += f"  accuracy {format_metric(m['train_accuracy'], METRICS['accuracy'])}"
     names = ["val_loss", "val_accuracy"] if m["val_accuracy"] is not None else []
     shown = {name: METRIC_NAMES[name] for name in names}
-    if recipe.best is not None:
+    if recipe.best is not None and str(recipe.best.metric) not in ("train_loss", "train_accuracy"):
         shown[str(recipe.best.metric)] = recipe.best.metric
     for name, known in shown.items():
         line += f"  {known.title} {format_metric(m[name], known.metric)}"
     if m.get("skipped"):
         line += f"  {m['skipped']:,} steps skipped"
-    return f"{line}  {m['images_per_second']:,.0f} images/s  {m['seconds']:.1f} s"
+    if m["images_per_second"] is not None:
+        line += f"  {m['images_per_second']:,.0f} images/s"
+    return f"{line}  {m['seconds']:.1f} s"
 
 
 def format_end(progress: Progress, recipe: Recipe) -> str:

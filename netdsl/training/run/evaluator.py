@@ -56,24 +56,24 @@ class Evaluator:
     def release_images(self) -> None:
         self.validation = self.job.validation
 
-    def validate(self, on_batch: Callable[[], None]) -> Score:
-        """Returns the score on the validation images; calls `on_batch` after every batch. Raises
-        ValidationDiverged if the loss is not finite."""
+    def validate(self, on_images: Callable[[int], None]) -> Score:
+        """Returns the score on the validation images; calls `on_images` after every batch, with
+        the number of images so far. Raises ValidationDiverged if the loss is not finite."""
         if self.averages is not self.state:
             weights = inference_states(self.state.snapshot())
             states = self.job.evaluation_graph.states
             self.averages.load(weights, states, "the average of the weights")
-        score = self._score("val", self.executor, self.validation, on_batch)
+        score = self._score("val", self.executor, self.validation, on_images)
         if not math.isfinite(score.loss):
             raise ValidationDiverged(self._find_fault())
         return score
 
-    def test(self, path: Path, samples: Samples, on_batch: Callable[[], None]) -> Score:
+    def test(self, path: Path, samples: Samples, on_images: Callable[[int], None]) -> Score:
         """Returns the score of the checkpoint at `path` on the test images. Raises NetError if it
         cannot be read."""
         best, state = checkpoint.load(path), State(self.state.backend)
         state.load(best.states, self.job.evaluation_graph.states, best.origin)
-        return self._score("test", self._executor(state), samples, on_batch)
+        return self._score("test", self._executor(state), samples, on_images)
 
     def metrics(self, part: str, score: Score | None) -> dict[str, float | None]:
         """The metrics of the images of a part, by name; None if they were not measured."""
@@ -93,7 +93,7 @@ class Evaluator:
         part: str,
         executor: FoldedExecutor,
         samples: Samples,
-        on_batch: Callable[[], None],
+        on_images: Callable[[int], None],
     ) -> Score:
         tally = Tally(
             len(self.job.dataset.classes),
@@ -101,7 +101,7 @@ class Evaluator:
             keeps_scores=self._keeps_scores(part),
         )
         batches = self._batches(samples)
-        return evaluate(executor, self.job.image_input, batches, tally, on_batch)
+        return evaluate(executor, self.job.image_input, batches, tally, on_images)
 
     def _batches(self, samples: Samples) -> Iterator[Batch]:
         return evaluation_batches(samples, self.job.evaluation_network.batch, self.job.transform)

@@ -11,6 +11,7 @@ from netdsl.training.job import Job
 from netdsl.training.run.bad_pictures import PictureMonitor
 from netdsl.training.run.callbacks import Callbacks, Result, StepReport, StopRequested
 from netdsl.training.run.evaluator import Evaluator
+from netdsl.training.run.phase import Phase
 from netdsl.training.run.stepper import Stepper
 from netdsl.training.run.watch_monitor import WatchMonitor
 from netdsl.training.store.progress import TIMING_METRICS, Progress
@@ -39,9 +40,21 @@ def train(
             stepper.synchronize()
             raise StopRequested
 
-    timing: dict[str, float] = {}
+    def on_images(name: str, total: int) -> Callable[[int], None]:
+        """What to call with the number of images that have been evaluated, of `total`."""
+
+        def report(done: int) -> None:
+            check_stop()
+            callbacks.on_phase(Phase(name, done, total))
+
+        callbacks.on_phase(Phase(name, 0, total))
+        return report
+
+    timing: dict[str, float | None] = {}
     with pictures.verify_in_background() as verification:
         while not stepper.progress.is_finished(job.recipe):
+            epoch = f"epoch {stepper.progress.epoch + 1}/{job.recipe.epochs}"
+            callbacks.on_phase(Phase(f"{epoch}: starting"))
             epoch_start, started = stepper.progress, time.perf_counter()
             with closing(stepper.prefetch_groups()) as groups:
                 for group in groups:
@@ -58,10 +71,14 @@ def train(
 
             if evaluator.has_validation and pictures.are_files:
                 directory.save_last(stepper.progress)  # validation may meet a damaged picture
-            score = evaluator.validate(check_stop) if evaluator.has_validation else None
+            score = None
+            if evaluator.has_validation:
+                score = evaluator.validate(on_images(f"{epoch}: validating", len(job.validation)))
+            callbacks.on_phase(Phase(f"{epoch}: saving"))
 
             seen = stepper.progress.seen - epoch_start.seen
-            timing = dict(zip(TIMING_METRICS, (seconds, seen / seconds), strict=True))
+            rate = seen / seconds if seen else None
+            timing = dict(zip(TIMING_METRICS, (seconds, rate), strict=True))
             metrics = _epoch_metrics(stepper, evaluator.metrics("val", score)) | timing
             directory.metrics_log.add(metrics)
             stepper.finish_epoch(metrics)
@@ -73,7 +90,7 @@ def train(
         stepper.release_images()
         evaluator.release_images()
         result = _best_metrics(job, stepper.progress) | timing
-        result |= _test(job, evaluator, directory, stepper.progress, check_stop)
+        result |= _test(job, evaluator, directory, stepper.progress, on_images)
         pictures.report()
         return Result(result | {"bad_pictures": list(job.dataset.picture_errors)}, directory.best)
 
@@ -88,13 +105,14 @@ def _test(
     evaluator: Evaluator,
     directory: RunDirectory,
     progress: Progress,
-    on_batch: Callable[[], None],
+    on_images: Callable[[str, int], Callable[[int], None]],
 ) -> dict[str, Any]:
     """Reads the test set once, with the weights that validated best. Returns and records its
     metrics; none if there is no test set."""
     if job.dataset.read_test is None:
         return {}
-    score = evaluator.test(directory.best, job.dataset.read_test(), on_batch)
+    samples = job.dataset.read_test()
+    score = evaluator.test(directory.best, samples, on_images("testing", len(samples)))
     metrics = evaluator.metrics("test", score) | {"test_images": score.images}
     best = progress.best_epoch(job.recipe.best)
     directory.metrics_log.add({"best_epoch": best, **metrics})

@@ -24,18 +24,17 @@ def evaluate(
     image_input: str,
     batches: Iterator[Batch],
     tally: Tally,
-    on_batch: Callable[[], None] = lambda: None,
+    on_images: Callable[[int], None] = lambda done: None,
 ) -> Score:
-    """Adds all samples to the tally, each counted once, and returns its score; calls `on_batch`
-    after every batch. Batches are prefetched in the background."""
+    """Adds all samples to the tally, each counted once, and returns its score; calls `on_images`
+    after every batch with the number of images so far, padding included. Batches are prefetched in
+    the background."""
     executor.refresh()
 
     def run(views: Views) -> Mapping[str, Array]:
-        out = executor.run({image_input: views[0].images, **target_inputs(views[0])})
-        on_batch()
-        return out
+        return executor.run({image_input: views[0].images, **target_inputs(views[0])})
 
-    return _add_batches(executor.backend, ((batch,) for batch in batches), run, tally)
+    return _add_batches(executor.backend, ((batch,) for batch in batches), run, tally, on_images)
 
 
 def evaluate_views(
@@ -45,6 +44,7 @@ def evaluate_views(
     image_input: str,
     views: Iterator[Views],
     tally: Tally,
+    on_images: Callable[[int], None] = lambda done: None,
 ) -> Score:
     """Like `evaluate`, but averages the scores of several views of each image. `scoring` computes
     from scores what `executor` computes from its own."""
@@ -59,7 +59,7 @@ def evaluate_views(
         ]
         return scoring.run({"scores": average_scores(found), **targets})
 
-    return _add_batches(backend, views, run, tally)
+    return _add_batches(backend, views, run, tally, on_images)
 
 
 def _add_batches(
@@ -67,6 +67,7 @@ def _add_batches(
     views: Iterator[Views],
     run: Callable[[Views], Mapping[str, Array]],
     tally: Tally,
+    on_images: Callable[[int], None],
 ) -> Score:
     """Adds the results of `run`, read back asynchronously, for all batches. Raises NetError if
     every image was skipped."""
@@ -77,11 +78,14 @@ def _add_batches(
             labels, weights, outputs = pending.popleft()
             tally.add(labels, weights, outputs.result())
 
+    done = 0
     with closing(prefetch(views)) as prefetched:
         for batches in prefetched:
             out = run(batches)
             reading = backend.start_readback({key: out[key] for key in tally.output_names})
             pending.append((batches[0].labels, batches[0].weights, reading))
+            done += len(batches[0].weights)
+            on_images(done)
             collect(MAX_STEPS_IN_FLIGHT)
     collect(0)
     return tally.score()

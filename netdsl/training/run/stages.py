@@ -7,13 +7,13 @@ from pathlib import Path
 
 from netdsl.backends.base import Backend
 from netdsl.data.sources import GivenData
-from netdsl.language.format import format_file
 from netdsl.language.program import Program
 from netdsl.training.checks import check_recipe
-from netdsl.training.job import Job, prepare_job
+from netdsl.training.job import Job, prepare_job, resolve_text
 from netdsl.training.recipe.recipe import resolve_recipe, stage_names
-from netdsl.training.recipe.resolved_recipe import resolve_file, without_expectations
+from netdsl.training.recipe.resolved_recipe import without_expectations
 from netdsl.training.run.callbacks import Result
+from netdsl.training.run.phase import OnPhase, Phase, ignore_phase
 from netdsl.training.run.trainer import Trainer
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
@@ -34,30 +34,32 @@ def run_stages(
     out: Path | Callable[[], Path],
     run: RunStage,
     saved: Checkpoint | None = None,
+    on_phase: OnPhase = ignore_phase,
 ) -> tuple[Trainer, Result]:
     """Runs a recipe after the recipes it comes after, each of these in a subdirectory of `out` with
     its name. `out` is created only after all checks have passed; all these directories are locked
     against other processes meanwhile. `saved` is the checkpoint to resume the last recipe from; the
-    others resume from their own."""
+    others resume from their own. `on_phase` is called with each phase of each run."""
     *before, _ = stage_names(program, name)
     if not before or saved is not None:
         for stage in (*before, name):
             check_recipe(program, stage)
-        only = Trainer(program, name, backend, data, saved=saved)
+        only = Trainer(program, name, backend, data, saved=saved, on_phase=on_phase)
         folder = out if isinstance(out, Path) else out()
         with lock_directories(folder):
             return only, run(only, folder)
+    on_phase(Phase("reading data"))
     prepare_stages(program, name, data)  # report errors in the data of later stages now
     unjudged_program = without_expectations(program)
     folder = out if isinstance(out, Path) else out()
-    text = format_file(resolve_file(program, name))
+    text = resolve_text(program, name, data)
     places = {str(stage): folder / str(stage) for stage in before}
     with lock_directories(folder, *places.values()):
         write_recipe(folder / "recipe.net", name, text)
         start: Checkpoint | None = None
         for stage, place in places.items():
-            start = _run_stage(unjudged_program, stage, backend, data, place, run, start)
-        trainer = Trainer(program, name, backend, data, start)
+            start = _run_stage(unjudged_program, stage, backend, data, place, run, start, on_phase)
+        trainer = Trainer(program, name, backend, data, start, on_phase=on_phase)
         return trainer, run(trainer, folder)
 
 
@@ -80,11 +82,12 @@ def _run_stage(
     out: Path,
     run: RunStage,
     start: Checkpoint | None,
+    on_phase: OnPhase,
 ) -> Checkpoint:
     """Runs a stage, as far as it is not finished, and returns its best weights."""
     saved, best = load_last(out), out / f"best{SUFFIX}"
     over = saved is not None and load_progress(saved).is_finished(resolve_recipe(program, name))
     if over and best.is_file() and read_test_metrics(out / "metrics.jsonl"):
         return checkpoint.load(best)
-    run(Trainer(program, name, backend, data, start, saved), out)
+    run(Trainer(program, name, backend, data, start, saved, on_phase), out)
     return checkpoint.load(best)

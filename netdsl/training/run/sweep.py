@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from netdsl.backends.base import Backend
-from netdsl.data.sources import GivenData
+from netdsl.data.sources import GivenData, make_pin
 from netdsl.errors import Diagnostic, NetError, fail, internal_error
 from netdsl.language import syntax as s
 from netdsl.language.format import format_file
@@ -22,6 +22,7 @@ from netdsl.training.recipe.expectations import ExpectationResult, judge_expecta
 from netdsl.training.recipe.lints import recipe_warnings
 from netdsl.training.recipe.recipe import Recipe, override_recipe, resolve_recipe, stage_names
 from netdsl.training.recipe.resolved_recipe import resolve_file
+from netdsl.training.run.phase import OnPhase, ignore_phase
 from netdsl.training.run.stages import RunStage, prepare_stages, run_stages
 from netdsl.training.run.sweep_grid import Combination, Grid, name_runs, seed_setting
 from netdsl.training.store.checkpoint import Checkpoint
@@ -129,11 +130,12 @@ def check_sweep(
     for run in sweep.runs:
         with _naming(run):
             program = sweep.load_program(run)
-            resolved = resolve_file(program, run.recipe)
+            pin = make_pin(data)
+            resolved = resolve_file(program, run.recipe, pin)
             checksum = hashlib.sha256(format_file(resolved).encode()).digest()
             _check_different(run, known.setdefault(checksum, run))
             if out is not None:
-                check_same_recipe(out / run.name, build_program(resolved, reject_read))
+                check_same_recipe(out / run.name, build_program(resolved, reject_read), pin)
             if run.row == len(facts):  # the first seed
                 facts.append(_check_stages(program, run.recipe, data))
                 _check_metrics(metrics, facts[-1].recipe)
@@ -217,6 +219,7 @@ class SweepRunner:
     data: GivenData
     out: Path
     run_stage: RunStage
+    on_phase: OnPhase = ignore_phase
 
     def outcomes(self) -> Iterator[RunOutcome]:
         """Runs what is not finished, resumes what was interrupted, and yields the outcome of each.
@@ -237,7 +240,16 @@ class SweepRunner:
         found = self._read(run, program, last)
         is_old = found is not None
         if found is None:
-            run_stages(program, run.recipe, self.backend, self.data, folder, self.run_stage, last)
+            run_stages(
+                program,
+                run.recipe,
+                self.backend,
+                self.data,
+                folder,
+                self.run_stage,
+                last,
+                self.on_phase,
+            )
             found = self._read(run, program, load_last(folder))
         if found is None:
             raise internal_error(f"the run {folder} has ended without finishing")

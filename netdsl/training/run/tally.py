@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,14 +16,29 @@ from netdsl.training.recipe.targets import LABEL_THRESHOLD
 from netdsl.types import Array
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What is predicted for some images, which are counted from 0 in `numbers` [N]: `labels` int32
+    [N] and `predicted` int32 [N] (-1 if a score is NaN), or of several labels per image both bool
+    [N, classes]; `probabilities` float32 [N, classes]."""
+
+    numbers: Array
+    labels: Array
+    predicted: Array
+    probabilities: Array
+
+
+OnPredictions = Callable[[Predictions], None]
+
+
 class Tally:
     """The sums of an evaluation over images of `classes` classes; with `is_multi_label` over images
     of several labels each. Images of weight 0 are not counted.
 
     An image one of whose scores is NaN has no predicted class, and a label whose probability is NaN
     is not predicted. With `keeps_scores`, the probabilities of all images are kept for the metrics
-    that need them. With `has_matrix`, `confusion[i, j]` counts the
-    images of class i predicted as j.
+    that need them. With `has_matrix`, `confusion[i, j]` counts the images of class i predicted as
+    j. `on_predictions` is called with the predictions of every batch.
     """
 
     def __init__(
@@ -31,10 +47,12 @@ class Tally:
         is_multi_label: bool = False,
         keeps_scores: bool = False,
         has_matrix: bool = False,
+        on_predictions: OnPredictions | None = None,
     ) -> None:
         self.classes, self.is_multi_label = classes, is_multi_label
         self.keeps_scores = keeps_scores
         self.confusion = np.zeros((classes, classes), np.int64) if has_matrix else None
+        self.on_predictions, self._added = on_predictions, 0
         self._sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
         self._counts = empty_counts(classes)
         self._labels: list[Array] = []
@@ -45,7 +63,8 @@ class Tally:
         """The outputs of the evaluation of a batch that `add` reads."""
         if self.is_multi_label:
             return ("loss", "top1", "count", "probabilities")
-        kept = ("probabilities",) if self.keeps_scores else ()
+        is_read = self.keeps_scores or self.on_predictions is not None
+        kept = ("probabilities",) if is_read else ()
         return (*self._sums, "scores", *kept)
 
     def add(self, labels: Array, weights: Array, outputs: Mapping[str, Array]) -> None:
@@ -56,22 +75,26 @@ class Tally:
         is_counted = weights > 0
         labels = labels[is_counted]
         if self.is_multi_label:
-            self._add_labels(labels > 0, outputs["probabilities"][is_counted])
+            labels = labels > 0
+            predicted = outputs["probabilities"][is_counted] > LABEL_THRESHOLD
+            self._counts += count_labels(labels, predicted)
         else:
-            self._add_classes(labels, outputs["scores"][is_counted])
+            predicted = predict_classes(outputs["scores"][is_counted])
+            self._add_classes(labels, predicted)
+        numbers = self._added + np.flatnonzero(is_counted)
+        self._added += len(weights)
         if self.keeps_scores:
             self._labels.append(labels)
             self._probabilities.append(outputs["probabilities"][is_counted])
+        if self.on_predictions is not None:
+            shares = outputs["probabilities"][is_counted]
+            self.on_predictions(Predictions(numbers, labels, predicted, shares))
 
-    def _add_classes(self, labels: Array, scores: Array) -> None:
-        predictions = predict_classes(scores)
-        self._counts += count_classes(labels, predictions, self.classes)
+    def _add_classes(self, labels: Array, predicted: Array) -> None:
+        self._counts += count_classes(labels, predicted, self.classes)
         if self.confusion is not None:
-            is_known = predictions >= 0
-            np.add.at(self.confusion, (labels[is_known], predictions[is_known]), 1)
-
-    def _add_labels(self, indicators: Array, probabilities: Array) -> None:
-        self._counts += count_labels(indicators, probabilities > LABEL_THRESHOLD)
+            is_known = predicted >= 0
+            np.add.at(self.confusion, (labels[is_known], predicted[is_known]), 1)
 
     def score(self) -> Score:
         """The result. Raises NetError if every image was skipped."""

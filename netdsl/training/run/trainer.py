@@ -28,6 +28,7 @@ from netdsl.training.run.evaluator import Evaluator, ValidationDiverged
 from netdsl.training.run.loop import train
 from netdsl.training.run.memory import out_of_memory_error
 from netdsl.training.run.nan_check import Diverged, Fault, divergence_error
+from netdsl.training.run.phase import OnPhase, Phase, ignore_phase
 from netdsl.training.run.stepper import Stepper
 from netdsl.training.run.watch_monitor import WatchMonitor
 from netdsl.training.step.graphs import SUM_SUFFIX
@@ -46,7 +47,8 @@ class Trainer:
     wrong.
 
     The run starts from freshly drawn weights, from those of `start`, or resumes the run of `saved`.
-    Raises NetError if something is wrong or the run does not fit into memory.
+    `on_phase` is called with each phase, here and in `run`. Raises NetError if something is wrong
+    or the run does not fit into memory.
     """
 
     def __init__(
@@ -57,7 +59,10 @@ class Trainer:
         data: GivenData = None,
         start: Checkpoint | None = None,
         saved: Checkpoint | None = None,
+        on_phase: OnPhase = ignore_phase,
     ) -> None:
+        self.on_phase = on_phase
+        on_phase(Phase("reading data"))
         self.job = prepare_job(program, recipe_name, data)
         self.recipe = self.job.recipe
         self.backend = backend.as_deterministic() if self.recipe.deterministic else backend
@@ -73,9 +78,12 @@ class Trainer:
         self.reported_faults = len(self.job.dataset.picture_errors)  # those are in the inventory
 
     def _allocate(self, start: Checkpoint | None, saved: Checkpoint | None) -> None:
+        self.on_phase(Phase("initializing weights"))
         self.state = State(self.backend)
         progress = self._restore(saved) if saved else self._initialise(start)
+        self.on_phase(Phase("planning"))
         self.workspace = Workspace(self.backend, self.job.graphs)
+        self.on_phase(Phase("compiling kernels"))
         self.stepper = Stepper(self.job, self.state, progress, self.workspace)
         self.evaluator = Evaluator(self.job, self.state, self.workspace)
         self.stepper.upload_images()
@@ -149,7 +157,7 @@ class Trainer:
         directory = RunDirectory(out, self.job, self.state, self.progress, self.previous_text, log)
         if self.previous_text not in (None, self.job.net_text):
             directory.save_last(self.progress)  # the change is saved even if the run stops at once
-        callbacks = Callbacks(on_step, on_epoch, should_stop, log)
+        callbacks = Callbacks(on_step, on_epoch, should_stop, log, self.on_phase)
         pictures = PictureMonitor(self.job, log, self.reported_faults)
         monitor = (
             WatchMonitor(watch, self.stepper, self.workspace, directory.metrics_log)

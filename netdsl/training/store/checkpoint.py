@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -124,7 +124,7 @@ def load(path: Path) -> Checkpoint:
     """Reads a checkpoint. Raises NetError where the file is missing, damaged or not ours. Every
     size is held against the file's own before anything of that size is made."""
     if not path.is_file():
-        raise fail(f"there is no checkpoint {path}", help=_find_runs(path))
+        raise fail(f"there is no checkpoint {path}", help=suggest_runs([path]))
     check_kind(path, CHECKPOINT)
     try:
         with path.open("rb") as f:
@@ -137,9 +137,10 @@ def load(path: Path) -> Checkpoint:
         raise fail(f"cannot read {path}: {e.strerror or e}") from None
 
 
-def _find_runs(folder: Path) -> str:
-    """Where checkpoints are, for a place that is none."""
-    runs = sorted(str(p.parent) for p in islice(folder.glob(f"*/best{SUFFIX}"), _MAX_RUNS))
+def suggest_runs(folders: Iterable[Path]) -> str:
+    """Where checkpoints are, for places that are none."""
+    found = (p.parent for folder in folders for p in folder.glob(f"*/best{SUFFIX}"))
+    runs = sorted(map(str, islice(found, _MAX_RUNS)))
     return f"there are {', '.join(runs)}" if runs else f"a run keeps its in best{SUFFIX}"
 
 

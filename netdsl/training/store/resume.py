@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from netdsl.data.sources import make_pin
 from netdsl.errors import NetError, fail
 from netdsl.language import syntax as s
 from netdsl.language.override import override
@@ -16,7 +17,7 @@ from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_MESSAGE_CHARACTERS
 from netdsl.text_escaping import escape_line
 from netdsl.training.recipe.recipe import net_name, resolve_recipe
-from netdsl.training.recipe.resolved_recipe import resolve_file
+from netdsl.training.recipe.resolved_recipe import Pin, resolve_file
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
 from netdsl.training.store.metrics_log import last_epoch
@@ -148,19 +149,22 @@ def load_last(out: Path) -> Checkpoint | None:
     return None
 
 
-def diff_programs(before: Program, now: Program) -> dict[str, tuple[str, str]]:
-    """The entries of the resolved text that differ, and `net` if a net differs."""
-    old, new = (_resolved_entries(p) for p in (before, now))
+def diff_programs(
+    before: Program, now: Program, pin: Pin = lambda call: call
+) -> dict[str, tuple[str, str]]:
+    """The entries of the resolved text that differ, and `net` if a net differs. `pin` changes the
+    paths of both."""
+    old, new = (_resolved_entries(p, pin) for p in (before, now))
     found = {k: (old.get(k, "none"), v) for k, v in new.items() if old.get(k) != v}
     if _net_items(before) != _net_items(now):
         found["net"] = ("as it was", "changed")
     return found
 
 
-def _resolved_entries(of: Program) -> dict[str, str]:
+def _resolved_entries(of: Program, pin: Pin) -> dict[str, str]:
     return {
         f"{x.kind}.{x.name}.{e.name}" if x.name else f"{x.kind}.{e.name}": expression_text(e.value)
-        for x in resolve_file(of, None).items
+        for x in resolve_file(of, None, pin).items
         if isinstance(x, s.Section)
         for e in x.entries
         if isinstance(e, s.SectionEntry)
@@ -171,13 +175,13 @@ def _net_items(of: Program) -> list[s.Item]:
     return [i for i in of.items if isinstance(i, s.Net | s.Instance | s.Block | s.Let)]
 
 
-def check_same_recipe(folder: Path, asked: Program) -> None:
-    """Raises NetError if a directory holds a run of another recipe than `asked`, the program of a
-    resolved recipe; for a run that was asked for again."""
+def check_same_recipe(folder: Path, asked: Program, pin: Pin) -> None:
+    """Raises NetError if a directory contains a run of another recipe than `asked`, the program of a
+    resolved recipe whose paths `pin` found; for a run that was asked for again."""
     path = folder / "recipe.net"
     if not path.is_file():
         return
-    changes = diff_programs(build_program(parse_file(str(path)), reject_read), asked)
+    changes = diff_programs(build_program(parse_file(str(path)), reject_read), asked, pin)
     if changes:
         differences = [f"`{k}` is {old} there, but {new} now" for k, (old, new) in changes.items()]
         raise fail(
@@ -204,7 +208,8 @@ def note_changes(saved: Checkpoint, net_text: str) -> Checkpoint:
     """The checkpoint with a note on what changes if its run is resumed with `net_text`."""
     changes = {}
     if net_text != saved.net_text:
-        changes = diff_programs(saved.program(), build_program(parse(net_text), reject_read))
+        now = build_program(parse(net_text), reject_read)
+        changes = diff_programs(saved.program(), now, make_pin(None))
     if not changes:
         return saved
     words = ", ".join(f"{k} = {new} (was {old})" for k, (old, new) in changes.items())

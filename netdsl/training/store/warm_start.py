@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from netdsl.data.inventory import abbreviate
-from netdsl.errors import NetError, Span
+from netdsl.data.path_lookup import PathLookup
+from netdsl.errors import NetError, Span, fail
 from netdsl.language.network import Network
 from netdsl.runtime.state import State
 from netdsl.signature import BoundCall
 from netdsl.text_escaping import escape_line
-from netdsl.training.recipe.initial_weights import match_states, shapes_of
+from netdsl.training.recipe.initial_weights import find_weights, match_states, shapes_of
 from netdsl.training.recipe.recipe import Recipe
 from netdsl.training.recipe.score_layers import shrink_score_weights
-from netdsl.training.store.checkpoint import inference_states, load_best
+from netdsl.training.store.checkpoint import Checkpoint, inference_states, load_best, suggest_runs
 from netdsl.types import Array, Node
 from netdsl.values import format_value
 
@@ -27,7 +27,7 @@ def load_initial_weights(
     them. Raises NetError if they do not fit."""
 
     try:
-        found = load_best(Path(init.arguments["file"]))
+        found = _load(init.arguments["file"])
     except NetError as e:
         raise e.with_default_span(span) from None
     given, help = (
@@ -36,6 +36,17 @@ def load_initial_weights(
     )
     left_out = init.arguments["except"]
     return given, match_states(states, shapes_of(given), left_out, found.origin, span, help)
+
+
+def _load(file: str) -> Checkpoint:
+    """The checkpoint that `weights(...)` names. Raises NetError where there is none, with what runs
+    there are instead."""
+    path = find_weights(file)
+    if path is not None:
+        return load_best(path)
+    lookup = PathLookup(file)
+    runs = suggest_runs(lookup.candidates)
+    raise fail(lookup.describe("checkpoint"), help=lookup.advise() or runs)
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,8 @@ class WarmStart:
 
 
 def initialise_weights(state: State, network: Network, recipe: Recipe) -> WarmStart | None:
-    """Loads the weights that a recipe's `init` names, if any, into `state`, and draws the others of
-    these layers."""
+    """Loads the weights that a recipe's `init` names, if any, into `state`, and draws those of new
+    layers of class scores, which begin small."""
     init = recipe.init
     if init is None:
         return None

@@ -1,0 +1,136 @@
+"""Where a command is, on standard error: a spinner or a bar on a terminal, else a line a minute."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from netdsl.cli.app import echo_stderr
+from netdsl.cli.tables import CONSOLE_OPTIONS
+from netdsl.text_escaping import escape_line, escape_text
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from netdsl.training.run.callbacks import Result, StepReport
+    from netdsl.training.run.phase import Phase
+    from netdsl.training.run.trainer import Trainer
+    from netdsl.training.step.watch import WatchRequest
+
+
+class WorkDisplay(Protocol):
+    """Shows where work is; `title` starts what is shown, `print` prints a line above it."""
+
+    title: str
+
+    def on_phase(self, phase: Phase) -> None: ...
+
+    def on_step(self, report: StepReport) -> None: ...
+
+    def print(self, text: str) -> None: ...
+
+
+@contextmanager
+def show_progress(phase: str | None = None) -> Iterator[WorkDisplay]:
+    """Shows on standard error where the work of the block is, which starts with `phase`. Nothing
+    else may be printed inside it."""
+    from netdsl.training.run.heartbeat import Heartbeat
+    from netdsl.training.run.phase import Phase
+
+    with _show_on_terminal() if _is_terminal() else Heartbeat(echo_stderr) as display:
+        if phase is not None:
+            display.on_phase(Phase(phase))
+        yield display
+
+
+def _is_terminal() -> bool:
+    """Whether standard error is a terminal that can rewrite a line."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+@contextmanager
+def _show_on_terminal() -> Iterator[TerminalProgress]:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True, **CONSOLE_OPTIONS)
+    display = TerminalProgress(console)
+    with Live(
+        console=console,
+        get_renderable=display.render,
+        transient=True,
+        refresh_per_second=10,
+        redirect_stdout=False,
+    ):
+        yield display
+
+
+class TerminalProgress:
+    """A spinner with the phase; in training a bar with loss, images/s and remaining time."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.spinner import Spinner
+
+        from netdsl.training.run.heartbeat import WorkTracker
+
+        self.title = ""
+        self._console, self._tracker = console, WorkTracker()
+        self._spinner = Spinner("line")  # of ASCII characters, which every terminal has
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} images/s"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=console)
+        self._task = self._bar.add_task("", total=None, loss=math.nan, rate=0.0)
+
+    def on_phase(self, phase: Phase) -> None:
+        self._tracker.on_phase(phase)
+
+    def on_step(self, report: StepReport) -> None:
+        self._tracker.on_step(report)
+        self._bar.update(
+            self._task,
+            total=report.epochs * report.steps,
+            completed=report.completed_steps,
+            description=f"{escape_line(self.title)}epoch {report.epoch + 1}/{report.epochs}",
+            loss=math.nan if report.loss is None else report.loss,
+            rate=report.images_per_second,
+        )
+
+    def print(self, text: str) -> None:
+        self._console.print(escape_text(text), soft_wrap=True)
+
+    def render(self) -> RenderableType:
+        """What is shown now."""
+        from rich.text import Text
+
+        if self._tracker.phase is None and self._tracker.step is not None:
+            return self._bar.get_renderable()
+        self._spinner.update(text=Text(escape_line(self.title + self._tracker.describe())))
+        return self._spinner
+
+
+def run_trainer(
+    trainer: Trainer,
+    out: Path,
+    display: WorkDisplay,
+    is_quiet: bool,
+    should_stop: Callable[[], bool],
+    watch: WatchRequest | None = None,
+) -> Result:
+    """Runs a trainer, and prints a line for each epoch unless `is_quiet`."""
+    from netdsl.training.run.callbacks import format_epoch
+
+    def on_epoch(metrics: dict[str, Any]) -> None:
+        if not is_quiet:
+            display.print(format_epoch(metrics, trainer.recipe))
+
+    return trainer.run(out, display.on_step, on_epoch, should_stop, watch, display.print)
