@@ -155,7 +155,7 @@ def _check_brackets(
     if token is not None and token[0] in set(_CLOSING_BRACKETS.values()) - closers:
         span = _match_span(source, token)
         return Diagnostic(
-            f"`{token[0]}` has no opening bracket", span, "remove it, or add the opening bracket"
+            f"`{token[0]}` has no opening bracket", span, "remove it, or open it earlier"
         )
     if not open_brackets:
         return None

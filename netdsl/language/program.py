@@ -282,8 +282,7 @@ def _check_sections(file: s.File, errors: Errors) -> None:
         if (item.kind, item.name) in seen:
             called = f"are called `{item.name}`" if item.name else "have no name"
             message = f"two {item.kind} sections {called}"
-            help = None if item.name else f"give only one of them a name: `{item.kind} NAME "
-            f"{{ ... }}`"
+            help = None if item.name else f"give one of them a name: `{item.kind} NAME {{ ... }}`"
             errors.add(Diagnostic(message, item.span, help))
         seen.add((item.kind, item.name))
         entries = [e for e in item.entries if isinstance(e, s.SectionEntry)]
