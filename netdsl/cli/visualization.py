@@ -142,7 +142,7 @@ def visualize(
     unchanged = [str(c) for c, before, after in rows if not after > before]
     if unchanged:
         echo_stderr(
-            f"there is there is no gradient to follow for {layer}:{', '.join(unchanged)}; "
+            f"there is no gradient to follow for {layer}:{', '.join(unchanged)}; "
             "the place before its ReLU may have one"
         )
     return OK

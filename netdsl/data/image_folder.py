@@ -113,9 +113,7 @@ def _find_parts(root: Path) -> dict[str, Path]:
         if part is None or not list_folders(root / name):
             continue
         if part in found:
-            message = (
-                f"{root} holds both {found[part].name} and {name}, which mean the same part part"
-            )
+            message = f"{root} holds both {found[part].name} and {name}, which mean the same part"
             raise fail(message, help=f"keep one of them; expected: {_FOLDERS_HELP}")
         found[part] = root / name
     if found and TRAIN not in found:
