@@ -176,7 +176,7 @@ def _net_items(of: Program) -> list[s.Item]:
 
 
 def check_same_recipe(folder: Path, asked: Program, pin: Pin) -> None:
-    """Raises NetError if a directory contains a run of another recipe than `asked`, the program of a
+    """Raises NetError if a directory holds a run of another recipe than `asked`, the program of a
     resolved recipe whose paths `pin` found; for a run that was asked for again."""
     path = folder / "recipe.net"
     if not path.is_file():
