@@ -126,7 +126,7 @@ SIGNATURE = Signature(
             "source",
             _SourceKind(),
             None,
-            "where images and labels come from; predictions need none",
+            "source of images and labels; not needed for predictions",
         ),
         Param(
             "batch",
@@ -138,25 +138,27 @@ SIGNATURE = Signature(
             "validation",
             _ValidationSize(),
             0.1,
-            "count or share of the training images held out, if the source has no validation set",
+            "number or share of the training images to hold out, if the source has no validation "
+            "set",
         ),
         Param(
             "limit",
             LimitKind(),
             None,
-            'count or share of the images left to train on, or of classes: `[("CLASS", 0.1)]`',
+            'number or share of the images to train on, or pairs by class: `[("CLASS", 0.1)]`',
         ),
         Param(
             "sampling",
             _Word(SHUFFLED, BALANCED),
             SHUFFLED,
-            "`shuffled`: an epoch has each image once; `balanced`: as many images of each class",
+            "`shuffled`: an epoch has each image once; `balanced`: it has equally many images of "
+            "each class",
         ),
         Param(
             "normalize",
             OneOf((NoneLiteral(), CallOf("statistics", STATISTICS))),
             None,
-            "mnist, imagenet, ..., or by(mean=[...], std=[...]); part of the graph",
+            "mnist, imagenet, ..., or by(mean=[...], std=[...]); computed as part of the graph",
         ),
         Param(
             "augment",

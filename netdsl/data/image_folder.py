@@ -48,7 +48,7 @@ def folder_source() -> DataSource:
         doc="the folder that contains them; alternatively, `--data` gives it or its parent",
     )
     doc = (
-        "pictures, in a folder for each class: path/train/CLASS, with path/val/CLASS and "
+        "pictures in a folder for each class: path/train/CLASS, with path/val/CLASS and "
         "path/test/CLASS or without, or path/CLASS"
     )
     return DataSource(Signature("folder", (path,)), _load, _find, None, None, doc)

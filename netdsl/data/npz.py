@@ -47,8 +47,8 @@ def arrays_source() -> DataSource:
     file = Param("path", QuotedText(), doc="an .npz file, also searched for in the `--data` folder")
     doc = (
         "images (uint8) and labels (0, 1, 2, ... without gaps; or several labels per image, "
-        "0 and 1, count x classes), test_images, test_labels and names in classes, as NumPy saves "
-        "them; or x_train, y_train, x_val, y_val, x_test, y_test"
+        "0 and 1, count x classes), test_images, test_labels and names in classes, as saved by "
+        "NumPy; or x_train, y_train, x_val, y_val, x_test, y_test"
     )
     return DataSource(Signature("arrays", (file,)), _load, _find, None, None, doc)
 

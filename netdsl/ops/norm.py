@@ -180,8 +180,8 @@ _NO_SECOND_DERIVATIVE = "second derivatives of normalisation are not needed"
 _AXES_PARAMS = (Param("axes", AXES),)
 _EPS_PARAMS = (*_AXES_PARAMS, Param("eps", Float(above=0), 1e-5))
 _LRN_PARAMS = (
-    Param("size", Integer(1, 1024), 5, "how many neighbouring channels"),
-    Param("alpha", Float(), 1e-4, "weight of their squares, not divided by `size`"),
+    Param("size", Integer(1, 1024), 5, "number of neighbouring channels"),
+    Param("alpha", Float(), 1e-4, "weight of the squares, not divided by `size`"),
     Param("beta", Float(), 0.75, "exponent"),
     Param("k", Float(above=0), 2.0, "constant"),
 )

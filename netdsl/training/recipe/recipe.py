@@ -59,8 +59,8 @@ _OPTIONAL_COUNT = OneOf((NoneLiteral(), Integer(1, 1_000_000)))
 SIGNATURE = Signature(
     "train",
     (
-        Param("net", _OPTIONAL_NAME, None, "which net; by default the file's first"),
-        Param("data", _OPTIONAL_NAME, None, "which data section; by default the unnamed one"),
+        Param("net", _OPTIONAL_NAME, None, "the net to train; default: the first one in the file"),
+        Param("data", _OPTIONAL_NAME, None, "the data section; default: the unnamed one"),
         Param(
             "after",
             _OPTIONAL_NAME,
@@ -91,7 +91,7 @@ SIGNATURE = Signature(
             "deterministic",
             Boolean(),
             False,
-            "the same bits on every run, on a GPU too, at some cost in speed",
+            "gives the same bits on every run, also on a GPU, but is slower",
         ),
         Param("epochs", Integer(1, MAX_EPOCHS), 10, "passes over the training images"),
         Param(
@@ -101,29 +101,40 @@ SIGNATURE = Signature(
             "best",
             CriterionKind(),
             None,
-            "what the best weights and `patience` go by, such as `max(val_f1)`; `none`: "
-            "`val_accuracy`, then `val_loss`",
+            "the metric that chooses the best weights and that `patience` watches, such as "
+            "`max(val_f1)`; `none`: `val_accuracy`, then `val_loss`",
         ),
-        Param("seed", Integer(0, 2**31 - 1), 1, "of initial weights, order and dropout"),
+        Param(
+            "seed",
+            Integer(0, 2**31 - 1),
+            1,
+            "seed of the initial weights, the order of images and dropout",
+        ),
         Param(
             "clip",
             OneOf((NoneLiteral(), Float(above=0))),
             None,
-            "largest global norm that the gradients may have",
+            "largest global norm of the gradients; larger gradients are scaled down",
         ),
-        Param("accumulate", Integer(1, 65536), 1, "batches whose mean gradient makes one update"),
+        Param(
+            "accumulate",
+            Integer(1, 65536),
+            1,
+            "number of batches whose mean gradient makes one update",
+        ),
         Param(
             "ema",
             OneOf((NoneLiteral(), Float(above=0, below=1))),
             None,
-            "decay of a moving average of the weights, which is then evaluated and kept",
+            "decay of a moving average of the weights, which is evaluated and saved instead of "
+            "the weights",
         ),
         Param("freeze", GLOB_LIST, (), "globs of weights that are not trained"),
         Param(
             "lr_scale",
             ListOfPairs(QuotedText(), Float(0), MAX_GLOBS),
             (),
-            "[(glob, factor), ...] of the rate; the last match counts",
+            "factors of the learning rate: [(glob, factor), ...]; the last match counts",
         ),
         Param(
             "recompute",
@@ -137,7 +148,7 @@ SIGNATURE = Signature(
             None,
             "divisor of the net's channels, for a quick trial",
         ),
-        Param("keep_every", _OPTIONAL_COUNT, None, "keep a checkpoint every so many epochs"),
+        Param("keep_every", _OPTIONAL_COUNT, None, "keep a checkpoint every n epochs"),
     ),
     noun="key",
 )
