@@ -82,7 +82,7 @@ def sweep(
     that run before another one, and `train.NAME.KEY` only to the recipe NAME. A bare name is a
     parameter of each recipe's net.
 
-    Every run has its own directory in DIR, which `train --resume`, `eval` and the others take. The
+    Every run has its own directory in DIR, which works with `train --resume`, `eval` and so on. The
     same command with the same DIR continues a sweep: finished runs are read, others resumed. More
     values or seeds add runs.
 
