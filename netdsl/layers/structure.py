@@ -139,7 +139,7 @@ LAYERS = (
                 Param(
                     "value",
                     ListOf(Float()),
-                    doc="a number, or a list with a number for each channel",
+                    doc="a number, or a list with one number per channel",
                 ),
             ),
         ),
