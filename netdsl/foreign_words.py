@@ -327,7 +327,7 @@ _ADVICE: dict[str, dict[str, str]] = {
             "reduction": f"{_UNNEEDED}the loss is the mean over the batch",
         },
         "key": {
-            "shuffle": "training images are shuffled every epoch; `seed` determines the order",
+            "shuffle": "training images are shuffled in every epoch; `seed` determines the order",
             "num_workers workers pin_memory prefetch persistent_workers cache": (_WITHOUT_LOADER),
             "drop_last": f"{_UNNEEDED}an epoch leaves out what does not fill a batch",
             "l2 regularizer regularization decay": (
