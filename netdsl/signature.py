@@ -286,6 +286,8 @@ class Signature:
         if value == 0 and _accepts(param.type, None):
             return "`none` switches it off"
         use = find_advice(f"{self.name}.{param.name}", ["use"]) or find_advice(param.name, ["use"])
+        if use and isinstance(value, str):
+            use = use.replace('"FILE"', format_value(value))
         return find_advice(self.name, ["argument"]) or use or suggest_for_value(value)
 
     def _advise_on_value(self, param: Param, value: Value) -> str | None:
