@@ -198,9 +198,9 @@ LABELS = npy((4,), bytes(4))
     ("images", "complaint"),
     [
         (npy((4, 10**6, 10**6)), "it is damaged"),
-        (npy((4, 5, 5)), "does not have the 100 bytes that its header says"),
+        (npy((4, 5, 5)), "does not have the 100 bytes that its header declares"),
         (npy((4, 2**62, 2**62)), "it is damaged"),
-        (npy((4, 1, 1), bytes(9)), "does not have the 4 bytes that its header says"),
+        (npy((4, 1, 1), bytes(9)), "does not have the 4 bytes that its header declares"),
         (b"\x93NUMPY\x01\x00\x0a\x00{'descr': ((", "the header of `images`"),
         (b"\x93NUMPY\x01\x00\x3c\x00" + b"(" * 60, "the header of `images`"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f" + b" " * 10**7, "the header of `images`"),
