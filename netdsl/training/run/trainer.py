@@ -37,7 +37,13 @@ from netdsl.training.step.watch import WatchRequest
 from netdsl.training.store.checkpoint import Checkpoint, inference_states
 from netdsl.training.store.pipeline_revisions import check_pipeline
 from netdsl.training.store.progress import Progress, load_progress
-from netdsl.training.store.resume import check_same_data, check_states, note_changes
+from netdsl.training.store.resume import (
+    check_continues,
+    check_same_data,
+    check_states,
+    is_finished_and_changed,
+    note_changes,
+)
 from netdsl.training.store.run_directory import RunDirectory
 from netdsl.training.store.warm_start import WarmStart, initialise_weights
 
@@ -75,6 +81,9 @@ class Trainer:
             fusion = self.backend.fusion
             raise out_of_memory_error(self.job, fusion, free_bytes, with_batch) from None
         self.previous_text = saved.net_text if saved else None
+        self._is_finished_and_changed = saved is not None and is_finished_and_changed(
+            saved, self.progress
+        )
         self.reported_faults = len(self.job.dataset.picture_errors)  # those are in the inventory
 
     def _allocate(self, start: Checkpoint | None, saved: Checkpoint | None) -> None:
@@ -134,8 +143,7 @@ class Trainer:
         """Why a resumed run has nothing left to train, as a line of text."""
         if not self.progress.is_finished(self.recipe):
             return ()
-        is_complete = self.progress.epoch >= self.recipe.epochs
-        setting = "train.epochs=N" if is_complete else "train.patience=none"
+        setting = self.progress.setting_to_continue(self.recipe)
         return (f"the run is finished; `--set {setting}` continues it",)
 
     def closing_line(self) -> str:
@@ -154,6 +162,9 @@ class Trainer:
         """Trains to the end and writes all files of the run to `out`. The callables are those of
         `Callbacks`. If `should_stop` returns True, saves and raises KeyboardInterrupt. Raises
         NetError, naming the layer, if the loss is no longer finite."""
+        if self._is_finished_and_changed:
+            has_test_set = self.job.dataset.read_test is not None
+            check_continues(out, self.progress, self.recipe, has_test_set)
         directory = RunDirectory(out, self.job, self.state, self.progress, self.previous_text, log)
         if self.previous_text not in (None, self.job.net_text):
             directory.save_last(self.progress)  # the change is saved even if the run stops at once
