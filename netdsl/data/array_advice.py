@@ -9,6 +9,12 @@ import numpy as np
 Shape = tuple[int, ...]
 ONE_HOT_ADVICE = "`labels.argmax(axis=1)`, or a column `label` in a table, makes classes of them"
 """What to do about labels [N, classes] of which each image has exactly one."""
+SEVERAL_LABELS_ADVICE = (
+    "several labels an image are 0 and 1, count x classes: "
+    "`sklearn.preprocessing.MultiLabelBinarizer().fit_transform(labels)` makes them of lists of "
+    "names"
+)
+"""What to do about lists of names, several an image."""
 
 
 def advise_axes(shape: Shape, wanted: Shape, noun: str = "images") -> str | None:
