@@ -301,13 +301,13 @@ class Predictor:
 
     def _with_known_labels(self, samples: Samples, classes: tuple[str, ...]) -> Samples:
         """The samples of data with these classes, with labels numbered as in the checkpoint. Raises
-        NetError if the data has classes that the checkpoint lacks."""
+        NetError if the data have classes that the checkpoint lacks."""
         if classes == self.classes:
             return samples
         strange = [c for c in classes if c not in self.classes]
         if strange:
             known = ", ".join(self.classes[:8]) + ", ..." * (len(self.classes) > 8)
-            message = f"{self.checkpoint.origin} has no class `{strange[0]}`, which the data has"
+            message = f"{self.checkpoint.origin} has no class `{strange[0]}`, which the data have"
             raise fail(message, help=f"its classes are {known}")
         places = np.array([self.classes.index(c) for c in classes], np.int32)
         return samples.renumber(places, len(self.classes))

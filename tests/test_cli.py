@@ -279,7 +279,7 @@ def test_resume_is_told_what_it_goes_on_with(netdsl: Any, tmp_path: Path) -> Non
     assert "the run is finished" not in err
     code, _, err = netdsl("train", "--resume", "a")
     assert code == 1
-    assert "the run is finished; `--set train.epochs=N` continues it" in err
+    assert "the run is finished; setting `train.epochs=N` continues it" in err
     code, _, err = netdsl("train", "--resume", "a", "--set", "train.epochs=1")
     assert code == 2
     assert "has trained 2 epochs already, more than `train.epochs = 1`" in err

@@ -304,8 +304,8 @@ def test_a_batch_can_be_memorised_with_class_weights(netdsl: Any, tmp_path: Path
     assert json.loads(out)["last"] < 0.011
     code, out, err = netdsl("train", "a.net", "--dry-run")
     assert code == 0, err
-    assert 'bce(smoothing=0.2, class_weights=[["3", 2]])' in out
-    assert "class weights of bce: 0 1, 1 1, 2 1, 3 2, " in out
+    assert 'bce(smoothing=0.2, class_weights=[("3", 2)])' in out
+    assert "class weights of bce: 0 1, 1 1, 2 1, 3 2, 4 1, 5 1, 6 1, 7 1, 8 1, 9 1\n" in out
 
 
 # ---- class weights
@@ -376,7 +376,7 @@ def test_samples_of_classes_that_do_not_count_have_no_loss() -> None:
         ("focal(class_weights=[])", "`balanced`, a list with a number", ""),
         ('focal(class_weights=("3", 2))', "or pairs", ""),
         ('focal(class_weights=[("3", 1), ("3", 2)])', '"3" is given twice', ""),
-        ('focal(class_weights=[("33", 1)])', "the data has no such class", "`3`"),
+        ('focal(class_weights=[("33", 1)])', "the data have no such class", "`3`"),
         ('bce(class_weights="balanced")', 'not "balanced"', "without quotes"),
         ("focal(alpha=0.25)", "no parameter `alpha`", "`class_weights`"),
         ("binary_crossentropy", "unknown loss", "`bce`"),

@@ -260,7 +260,7 @@ TEST = 'use "lib.net"\ntest { params == 90 }\n'
         ('use "lib.net"', "train a.net:small", "write one for it, `train small { net = small }`"),
         (NAMED, "train a.net:small", "`small` is a net, not a recipe; `a.net:other` trains it"),
         (NAMED, "train a.net:own", "`own` is a net, not a recipe; `a.net` trains it"),
-        (RECIPE, "summary a.net:wide", "set it with `--set width=VALUE`, or write `net my = wide("),
+        (RECIPE, "summary a.net:wide", "set `width=VALUE`, or write `net my = wide("),
     ],
 )
 def test_how_to_name_a_used_net(

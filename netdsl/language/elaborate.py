@@ -71,7 +71,7 @@ def elaborate(
         raise fail(
             f"`{net_name}` needs {' and '.join(f'`{name}`' for name in missing)}",
             span,
-            help=f"set it with {' '.join(f'`--set {name}=VALUE`' for name in missing)}, or write "
+            help=f"set {' and '.join(f'`{name}=VALUE`' for name in missing)}, or write "
             f"`net my = {net_name}({values})`",
         )
     variables = bind_arguments(program, net, tuple(arguments_by_name.values()), span, budget)

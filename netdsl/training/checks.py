@@ -262,9 +262,9 @@ def check_classes(network: Network, classes: tuple[str, ...]) -> None:
         if out.type.shape[-1] != len(classes):
             scores = out.type.shape[-1]
             raise fail(
-                f"the data has {len(classes)} classes, but the net gives {scores} scores",
+                f"the data have {len(classes)} classes, but the net gives {scores} scores",
                 out.span,
-                help=f"end it with `fc({len(classes)})`; `--set classes={len(classes)}` does it "
+                help=f"end it with `fc({len(classes)})`; setting `classes={len(classes)}` does it "
                 "if the net has such a parameter",
             )
 

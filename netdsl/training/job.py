@@ -22,6 +22,7 @@ from netdsl.language.network import Network
 from netdsl.language.parse import check_limits
 from netdsl.language.program import Program
 from netdsl.passes.batch_norm_folding import FoldedGraph
+from netdsl.signature import BoundCall
 from netdsl.training.checks import (
     check_batch_norm,
     check_data,
@@ -58,6 +59,8 @@ class Job:
     validation: Samples
     class_weights: ClassInputs = field(default_factory=dict)
     """The inputs of a training step for the weights of classes."""
+    source: BoundCall | None = None
+    """The source, with the paths where its files are if it was given a folder."""
     missing_data: str | None = None
     """Which data are missing, if any; there are then no samples."""
 
@@ -89,7 +92,7 @@ class Job:
     @cached_property
     def inventory(self) -> Inventory:
         """The inventory of the data."""
-        source = self.recipe.data.source
+        source = self.source or self.recipe.data.source
         name = "as given" if source.record is NO_SOURCE else str(source.drop_defaults())
         data = self.recipe.data
         is_limited, is_balanced = data.limit is not None, data.sampling == BALANCED
@@ -224,7 +227,9 @@ def prepare_job(
     check_metrics(recipe.metric_spans, dataset, validation)
     counts = train.count_by_class(len(dataset.classes))
     weights = recipe.loss.find_class_weights(dataset.classes, counts, len(train))
-    job = Job(name, recipe, text, network, evaluating, dataset, train, validation, weights)
+    source = recipe.data.source
+    source = sources.make_pin(data)(source) if isinstance(data, str) else source
+    job = Job(name, recipe, text, network, evaluating, dataset, train, validation, weights, source)
     if job.steps_per_epoch == 0:
         message = f"a batch of {job.images_per_update} is larger than the {len(train)} images"
         made = f"`accumulate` combines {recipe.accumulate} batches of {recipe.data.batch}"

@@ -65,7 +65,7 @@ def check_weight_names(weights: ClassWeights, classes: Sequence[str], span: Span
     pairs = [w for w in weights if isinstance(w, tuple)] if isinstance(weights, tuple) else []
     for name, _ in pairs:
         if name not in classes:
-            message = f'`class_weights` names "{name}", but the data has no such class'
+            message = f'`class_weights` names "{name}", but the data have no such class'
             raise fail(message, span, help=suggest_name(name, classes, "its classes are"))
     if len(pairs) == len(classes) and not any(weight for _, weight in pairs):
         raise fail("`class_weights` gives every class the weight 0", span)

@@ -107,7 +107,7 @@ def check_continues(folder: Path, progress: Progress, recipe: Recipe, has_test_s
         epochs = f"{progress.epoch:,} epoch{'s' * (progress.epoch != 1)}"
         raise fail(
             f"the run is finished after {epochs}, and these changes do not continue it",
-            help=f"`{progress.setting_to_continue(recipe)}` does; or start a new run, with "
+            help=f"setting `{progress.setting_to_continue(recipe)}` does; or start a new run, with "
             "`init = weights(...)` if you like",
         )
 
