@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -36,6 +37,7 @@ from netdsl.training.checks import (
     evaluation_transform,
     training_transform,
 )
+from netdsl.training.metrics.table import MetricName
 from netdsl.training.recipe.expectations import check_test_metrics
 from netdsl.training.recipe.losses import ClassInputs
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
@@ -191,12 +193,17 @@ def resolve_text(program: Program, name: str | None, data: GivenData) -> str:
 
 
 def prepare_job(
-    program: Program, name: str | None, data: GivenData = None, allow_missing: bool = False
+    program: Program,
+    name: str | None,
+    data: GivenData = None,
+    allow_missing: bool = False,
+    metrics: Sequence[MetricName] = (),
 ) -> Job:
     """Reads the data and checks everything that can be checked in advance, so that a run does not
     fail later for a predictable reason. If the data are missing, raises NetError, or with
-    `allow_missing` returns a job without samples."""
-    recipe = resolve_recipe(program, name)
+    `allow_missing` returns a job without samples. `metrics` are measured besides those of the
+    recipe."""
+    recipe = replace(resolve_recipe(program, name), more_metrics=tuple(metrics))
     if isinstance(data, Dataset):
         check_unchanged(recipe.data, data.train)
         recipe = replace(recipe, has_float_images=data.train.are_floats)

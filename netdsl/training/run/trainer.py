@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from netdsl.backends.base import Backend
@@ -14,6 +14,7 @@ from netdsl.language.program import Program
 from netdsl.runtime.executor import Workspace
 from netdsl.runtime.state import State
 from netdsl.training.job import prepare_job
+from netdsl.training.metrics.table import MetricName
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.run.bad_pictures import PictureMonitor, bad_picture_error
 from netdsl.training.run.callbacks import (
@@ -53,7 +54,8 @@ class Trainer:
     wrong.
 
     The run starts from freshly drawn weights, from those of `start`, or resumes the run of `saved`.
-    `on_phase` is called with each phase, here and in `run`. Raises NetError if something is wrong
+    `on_phase` is called with each phase, here and in `run`. `metrics` are measured besides those
+    that the recipe names. Raises NetError if something is wrong
     or the run does not fit into memory.
     """
 
@@ -66,10 +68,11 @@ class Trainer:
         start: Checkpoint | None = None,
         saved: Checkpoint | None = None,
         on_phase: OnPhase = ignore_phase,
+        metrics: Sequence[MetricName] = (),
     ) -> None:
         self.on_phase = on_phase
         on_phase(Phase("reading data"))
-        self.job = prepare_job(program, recipe_name, data)
+        self.job = prepare_job(program, recipe_name, data, metrics=metrics)
         self.recipe = self.job.recipe
         self.backend = backend.as_deterministic() if self.recipe.deterministic else backend
         self.warm_start: WarmStart | None = None
