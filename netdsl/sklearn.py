@@ -43,7 +43,7 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
     is that with the smallest training loss. `set={"data.validation": 0.1}` holds samples out, and
     keeps `best`. The recipe's expectations are not judged.
 
-    `y` of several labels a sample, 0 and 1 [n, classes], is learned with `loss = bce`, unless the
+    `y` of several labels per sample, 0 and 1 [n, classes], is learned with `loss = bce`, unless the
     recipe has a loss for labels. `predict` then gives such an array, and `predict_proba` the
     probability of each label by itself.
 

@@ -92,7 +92,7 @@ def test_a_checksum_is_of_all_that_a_checkpoint_says(tmp_path: Path, what: str) 
     save_file(
         {k: np.ascontiguousarray(v) for k, v in states.items()}, path, {"netdsl": json.dumps(outer)}
     )
-    with pytest.raises(NetError, match="its checksum is not that with its content"):
+    with pytest.raises(NetError, match="its checksum does not match its content"):
         checkpoint.load(path)
 
 
@@ -295,7 +295,7 @@ def test_an_output_gives_one_score_a_class(classes: int, fits: bool) -> None:
         check_classes(network, names)
         return
     with pytest.raises(
-        NetError, match=f"the data have {classes} classes, but the net gives 2 scores"
+        NetError, match=f"the data set has {classes} classes, but the net gives 2 scores"
     ):
         check_classes(network, names)
 

@@ -20,7 +20,6 @@ _MAX_CLASSES, _MAX_PAIRS = 25, 20
 """With more classes, neither a table of them nor their confusion matrix fits a screen; the worst
 classes and the largest entries are shown."""
 _WORST = 10
-"""Of so few classes, the class of every image is among the five most likely ones."""
 
 
 def show_evaluation(report: EvaluationReport) -> None:
@@ -54,7 +53,7 @@ def _format_metrics(metrics: Mapping[str, float | None]) -> dict[str, str]:
 
 
 def _noun(report: EvaluationReport, plural: bool = False) -> str:
-    """What the report is about: one class an image, or several labels."""
+    """What the report is about: one class per image, or several labels."""
     if report.is_multi_label:
         return "labels" if plural else "label"
     return "classes" if plural else "class"

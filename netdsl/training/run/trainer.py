@@ -147,7 +147,7 @@ class Trainer:
         if not self.progress.is_finished(self.recipe):
             return ()
         setting = self.progress.setting_to_continue(self.recipe)
-        return (f"the run is finished; setting `{setting}` continues it",)
+        return (f"the run is complete; setting `{setting}` continues it",)
 
     def closing_line(self) -> str:
         """Which epoch of the finished run is the best one, and why it ended."""
