@@ -370,7 +370,10 @@ REFUSED = [
     (("", "--vary", "train.epochs=[1, 0]"), "must be a whole number from 1 to"),
     (("", "--vary", "width=[1, none]"), "width=none"),
     (("", "--vary", "data.batch=[256, 2000]"), "larger than the"),
-    (("", "--vary", "train.other.epochs=[1, 2]"), "are the same run"),
+    (
+        ("", "--vary", "width=[1, 2]", "--vary", "train.other.epochs=[1, 2]"),
+        "help: `train.other.epochs` changes nothing in this recipe",
+    ),
     (("", "--vary", 'train.init=[none, weights("x")]'), "there is no checkpoint x"),
     ((":none",), "no `train` section called `none`"),
     ((":other,",), "no `train` section called ``"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from netdsl.errors import NetError, Span, fail, suggest_name
 from netdsl.language import syntax as s
 from netdsl.language.parse import parse_expression
+from netdsl.language.unparse import expression_text
 from netdsl.language.uses import NetTable, VisibleNet, own_nets
 from netdsl.limits import MAX_CHAIN_LENGTH
 
@@ -28,6 +29,9 @@ class Setting:
 
     key: str
     value: s.Expression
+
+    def __str__(self) -> str:
+        return f"{self.key}={expression_text(self.value)}"
 
     @property
     def span(self) -> Span:

@@ -241,7 +241,11 @@ def _prepared_shape(
 
 def check_mixing(network: Network, data: DataConfig) -> None:
     """Raises NetError if the images of a batch cannot be mixed."""
-    for chosen in data.mixings:
+    for i, chosen in enumerate(data.mixings):
+        if chosen in data.mixings[:i]:
+            message = f"`{chosen.drop_defaults()}` is listed twice"
+            help = "a batch is mixed by one entry; `p` is the probability that it is mixed at all"
+            raise fail(message, chosen.span, help=help)
         if data.batch == 1:
             message = (
                 f"`{chosen.name}` mixes the images of a batch, but each batch has only one image"

@@ -144,12 +144,20 @@ def check_sweep(
 
 
 def _check_different(run: SweepRun, first: SweepRun) -> None:
-    if first is not run:
-        raise fail(
-            f"`{first}` and `{run}` are the same run",
-            help="one of the keys has no effect on this recipe; `train.KEY` is set in every "
-            "recipe of the file, `train.NAME.KEY` only in that one",
+    if first is run:
+        return
+    pairs = zip(run.combination.settings, first.combination.settings, strict=True)
+    keys = [f"`{a.key}`" for a, b in pairs if str(a) != str(b)]
+    if run.recipe != first.recipe:
+        help = "with these settings, the two recipes are the same"
+    else:
+        where = f"the recipe `{run.recipe}`" if run.recipe else "this recipe"
+        help = (
+            f"{' and '.join(keys)} changes nothing in {where}; `train.KEY` is set in every recipe "
+            "of the file, `train.NAME.KEY` only in that one. Vary the keys of one recipe in a "
+            "sweep of its own"
         )
+    raise fail(f"`{first}` and `{run}` are the same run", help=help)
 
 
 def _check_stages(
