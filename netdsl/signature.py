@@ -167,7 +167,7 @@ class Signature:
         try:
             bound[param.name] = param.type.accept(argument.value)
         except TypeMismatch as wanted:
-            value = format_value(argument.value)
+            value = _format_rejected(argument.value)
             message = f"`{param.name}` of `{self.name}` must be {wanted}, not {value}"
             errors.append(Diagnostic(message, where, self._suggest_fix(param, argument.value)))
         except NetError as e:
@@ -219,6 +219,13 @@ class Signature:
             for p in self.params
         )
         return f"{self.name}({inside})"
+
+
+def _format_rejected(value: Value) -> str:
+    """A value in a message that it is of the wrong kind: a float looks like one, 1e6 too."""
+    text = format_value(value)
+    is_like_integer = isinstance(value, float) and text.lstrip("-").isdigit()
+    return f"{text}.0" if is_like_integer else text
 
 
 def _size_help(numbers: Sequence[Argument]) -> str:

@@ -585,7 +585,7 @@ def test_a_run_on_pictures_resumes_to_the_same_bits(netdsl: Any, pictures: Path)
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (("classes=2", "classes=5"), "the data has 2 classes, but the net gives 5 scores"),
+        (("classes=2", "classes=5"), "the data set has 2 classes, but the net gives 5 scores"),
         (("[resize(14), center_crop]", "[hflip]"), "`hflip` is random"),
         (("hflip, lighting", "random_crop(12)"), "12 black pixels around"),
         (("input(12x12x3)", "input(12x12x1)"), "needs red, green and blue"),

@@ -482,5 +482,5 @@ def test_images_of_a_wrong_size_name_their_file(tmp_path: Path) -> None:
         prepare_job(build_program(parse(text)), None)
     assert f"the images of {path} are 5x6x3, but the net needs 5x5x3" in e.value.render()
     text = text.replace("5x5x3", "5x6x3").replace("fc(4)", "fc(3)")
-    with pytest.raises(NetError, match="the data has 4 classes, but the net gives 3"):
+    with pytest.raises(NetError, match="the data set has 4 classes, but the net gives 3"):
         prepare_job(build_program(parse(text)), None)
