@@ -344,7 +344,7 @@ def test_a_finished_run_goes_on_with_more_epochs(whole: dict[str, Any], tmp_path
     go_on(tmp_path)
     assert kept(tmp_path) == whole
     # other settings would train nothing, and be recorded as those of the figures
-    with pytest.raises(NetError, match="finished after 3 epochs, and these changes do not"):
+    with pytest.raises(NetError, match="complete after 3 epochs, and these changes do not"):
         go_on(tmp_path, "train.clip=1")
     assert kept(tmp_path) == whole
     go_on(tmp_path, "train.epochs=5", "train.patience=none")

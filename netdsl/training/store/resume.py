@@ -106,7 +106,7 @@ def check_continues(folder: Path, progress: Progress, recipe: Recipe, has_test_s
     if is_complete and progress.is_finished(recipe):
         epochs = f"{progress.epoch:,} epoch{'s' * (progress.epoch != 1)}"
         raise fail(
-            f"the run is finished after {epochs}, and these changes do not continue it",
+            f"the run is complete after {epochs}, and these changes do not continue it",
             help=f"setting `{progress.setting_to_continue(recipe)}` does; or start a new run, with "
             "`init = weights(...)` if you like",
         )
