@@ -3145,7 +3145,7 @@ FAULTS = (
         "another-recipe-read",
         "train",
         "netdsl/training/store/resume.py",
-        "diff_programs(build_program(parse_file(str(path)), reject_read), asked)",
+        "diff_programs(build_program(parse_file(str(path)), reject_read), asked, pin)",
         "dict[str, tuple[str, str]]()",
         ("tests/test_sweep.py::test_a_run_of_another_recipe_is_refused",),
     ),

@@ -35,7 +35,8 @@ def test_a_tree_survives_being_written_and_read(tree: s.File) -> None:
 def test_models_stand_in_canonical_layout(path: object) -> None:
     text = path.read_text()  # type: ignore[attr-defined]
     assert format_text(text) == text
-    assert max(map(len, text.splitlines())) <= WIDTH
+    commands = re.compile(r"# +netdsl ")  # one line each, so that they can be copied
+    assert max(len(x) for x in text.splitlines() if not commands.match(x)) <= WIDTH
 
 
 def test_an_index_in_brackets_is_an_index() -> None:

@@ -20,7 +20,6 @@ _MAX_CLASSES, _MAX_PAIRS = 25, 20
 """With more classes, neither a table of them nor their confusion matrix fits a screen; the worst
 classes and the largest entries are shown."""
 _WORST = 10
-"""Of so few classes, the class of every image is among the five most likely ones."""
 
 
 def show_evaluation(report: EvaluationReport) -> None:

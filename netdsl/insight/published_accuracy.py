@@ -93,7 +93,7 @@ class _ShareKind:
 
 
 @dataclass(frozen=True)
-class _SourceKind:
+class _ReporterKind:
     """A short text."""
 
     def accept(self, value: Value) -> str:
@@ -131,7 +131,7 @@ PUBLISHED_SIGNATURE = Signature(
         Param(
             "top5", _ShareKind(), None, "share of those whose class is among the five most likely"
         ),
-        Param("source", _or_none(_SourceKind()), None, 'who reports it: `"paper, table 3"`'),
+        Param("source", _or_none(_ReporterKind()), None, 'who reports it: `"paper, table 3"`'),
         Param(
             "crops",
             OneOf((Integer(1, 10_000), Choice((DENSE,)), NoneLiteral())),

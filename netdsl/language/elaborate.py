@@ -65,15 +65,6 @@ def elaborate(
     net_name = program.resolve_net_name(name)
     net, arguments_by_name = resolve_instance(program, net_name, budget)
     span = program.net_table.find(net_name).item.span
-    missing = [p.name for p in net.params if p.default is None and p.name not in arguments_by_name]
-    if missing:
-        values = ", ".join(f"{name}=VALUE" for name in missing)
-        raise fail(
-            f"`{net_name}` needs {' and '.join(f'`{name}`' for name in missing)}",
-            span,
-            help=f"set it with {' '.join(f'`--set {name}=VALUE`' for name in missing)}, or write "
-            f"`net my = {net_name}({values})`",
-        )
     variables = bind_arguments(program, net, tuple(arguments_by_name.values()), span, budget)
     return _Elaborator(program, settings, budget).run(net_name, net, variables)
 

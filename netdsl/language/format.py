@@ -142,8 +142,13 @@ class _Formatter:
             item,
             item.expectations,
             expectation_text,
-            lambda e: [INDENT + expectation_text(e)],
+            self._format_expectation,
         )
+
+    def _format_expectation(self, e: s.Expression) -> list[str]:
+        if isinstance(e, s.CallExpr):
+            return self.rows.format_value(INDENT, e, INDENT)
+        return [INDENT + expectation_text(e)]
 
     def _format_entries(
         self,

@@ -344,7 +344,8 @@ def resolve_instance(
 ) -> tuple[s.Net, dict[str, Argument]]:
     """Returns the net behind a name, and the arguments from its instances, by parameter name.
 
-    An instance of an instance overrides its arguments. Raises NetError on a cycle.
+    An instance of an instance overrides its arguments. Raises NetError on a cycle, or if a
+    parameter has no value.
     """
     seen: list[s.Instance] = []
     argument_lists: list[tuple[Argument, ...]] = []
@@ -365,4 +366,19 @@ def resolve_instance(
     for arguments in reversed(argument_lists):
         signature.bind(arguments, span, partial=True)
         arguments_by_name |= {a.name: a for a in name_arguments(item.params, arguments) if a.name}
+    _check_parameters(name, item, arguments_by_name, span)
     return item, arguments_by_name
+
+
+def _check_parameters(name: str, net: s.Net, given: Mapping[str, Argument], span: Span) -> None:
+    """Raises NetError if a parameter of a net has neither a default nor a value."""
+    missing = [p.name for p in net.params if p.default is None and p.name not in given]
+    if not missing:
+        return
+    settings = " ".join(f"`--set {p}=VALUE`" for p in missing)
+    values = ", ".join(f"{p}=VALUE" for p in missing)
+    raise fail(
+        f"`{name}` needs {' and '.join(f'`{p}`' for p in missing)}",
+        span,
+        help=f"set it with {settings}, or write `net my = {name}({values})`",
+    )
