@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import takewhile
 
-from netdsl.errors import suggest_name
-from netdsl.globs import make_glob_candidates, matches_any_glob, matches_glob
+from netdsl.globs import matches_any_glob, matches_glob, suggest_globs
 from netdsl.language import syntax as s
 from netdsl.language.functions import FUNCTIONS
 from netdsl.language.network import LayerInfo
@@ -329,11 +328,10 @@ def find_unmatched_glob(subject: Subject) -> Iterator[Finding]:
     chosen = subject.recipe.optimizer
     for glob in chosen.arguments["no_decay"]:
         if not any(matches_glob(name, glob) for name in names):
-            help = suggest_name(glob, make_glob_candidates(names), "globs that match")
             yield Finding(
                 f'no weight matches "{glob}" of `no_decay`',
                 chosen.span,
-                help or "`netdsl train --dry-run` prints what each glob matches",
+                suggest_globs(glob, names),
             )
 
 

@@ -156,9 +156,8 @@ def _check_different(run: SweepRun, first: SweepRun) -> None:
 def _check_stages(program: Program, recipe: str | None, data: GivenData) -> RowFacts:
     jobs = prepare_stages(program, recipe, data)
     for job in jobs:
-        init = job.recipe.init
-        if init is not None:
-            load_initial_weights(init, job.network.graph.states, job.recipe.spans.get("init"))
+        if job.recipe.init is not None:
+            load_initial_weights(job.recipe, job.network.graph.states)
     dataset = jobs[-1].dataset
     return RowFacts(
         jobs[-1].recipe,
