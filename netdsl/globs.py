@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from netdsl.errors import Span, fail, suggest_name
+from netdsl.errors import Span, fail, suggest_spelling
 
 
 def matches_glob(path: str, pattern: str) -> bool:
@@ -37,7 +37,7 @@ def match_globs(
 def suggest_globs(pattern: str, names: Sequence[str]) -> str:
     """A help line for a glob that matches nothing: the one that it resembles, else what would match
     the first parts of the names."""
-    near = suggest_name(pattern, make_glob_candidates(names))
+    near = suggest_spelling(pattern, make_glob_candidates(names))
     if near is not None:
         return near
     first = list(dict.fromkeys(n.partition(".")[0] + (".*" if "." in n else "") for n in names))

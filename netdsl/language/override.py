@@ -13,8 +13,7 @@ from types import MappingProxyType
 from netdsl.errors import NetError, fail, suggest_name
 from netdsl.language import syntax as s
 from netdsl.language.parse import parse_expression
-from netdsl.language.uses import NetTable, VisibleNet, own_nets
-from netdsl.limits import MAX_CHAIN_LENGTH
+from netdsl.language.uses import NetTable, VisibleNet, find_written_net, own_nets
 
 
 class PythonSetting(str):
@@ -227,12 +226,5 @@ def _replace_item(file: s.File, old: s.Item, new: s.Item) -> s.File:
 
 def parameter_names(table: NetTable, name: str) -> tuple[str, ...]:
     """The parameters of a net, or of the one that an instance leads to; none if it does not."""
-    try:
-        net = table.find(name)
-        for _ in range(MAX_CHAIN_LENGTH):
-            if isinstance(net.item, s.Net):
-                return tuple(p.name for p in net.item.params)
-            net = net.table.find_base(net.item)
-    except NetError:
-        return ()
-    return ()
+    net = find_written_net(table, name)
+    return () if net is None else tuple(p.name for p in net.params)

@@ -38,8 +38,8 @@ _CHANNELS_SECOND = {2: (0, 1), 3: (0, 2, 1), 4: IMAGE_ORDER, 5: (0, 2, 3, 4, 1)}
 """The axes of an input in the order of netdsl's, by their number."""
 _DROPPED_NOTE = "a net ends in scores, and the loss applies it"
 _SIGMOID_NOTE = (
-    "the sigmoid at the end stays: it is the probability of each class alone, as for images with "
-    "several labels; `predict` prints it, and the losses expect one class an image"
+    "the sigmoid at the end stays: it gives the probability of each label by itself, which "
+    "`predict` prints; to train the net, remove it from the .net and use `loss = bce`"
 )
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
 
