@@ -52,7 +52,8 @@ is `val_accuracy`, of equal ones the smaller `val_loss`, and without validation 
 from its best weights (only the last recipe's expectations are checked);
 `init = weights("FILE", except="head.*")` starts from those of another run, and draws what `except`
 matches: the weights of a layer of class scores `score_scale=0.01` times as large as otherwise, unless the
-layer has an initialiser of its own ([training.md](training.md#transfer)). Weights are named by
+layer has an initialiser of its own ([training.md](training.md#transfer)). FILE is looked up beside the
+.net file that names it, then in the working directory. Weights are named by
 their paths, as in `freeze = "stem.*"`; `*` crosses dots, and a glob that matches nothing is an error
 (except in `no_decay`). Frozen weights have no gradient and no update, and a batch normalisation whose
 statistics are frozen uses them as they are. A schedule counts epochs from 0: `step(at=[30, 60])`
