@@ -235,6 +235,11 @@ _ALIASES = {
         "lr": "learning_rate",
         "batch": "batch_size",
         "source": "dataset",
+        # sources
+        "folder": "imagefolder image_folder directory images flow_from_directory "
+        "image_dataset_from_directory",
+        "arrays": "npz numpy npy np tensordataset",
+        "csv": "table dataframe pandas",
         "rate": "p drop_prob",
         "validation": "val",
         "clip": "grad_clip",
@@ -295,7 +300,7 @@ _ADVICE = {
     "hardtanh": "write `clamp(-1, 1)`",
     "activation": "activations are separate layers: `conv(...) -> relu`",
     "act": "activations are separate layers: `conv(...) -> relu`",
-    "shuffle": "training images are shuffled every epoch; `seed` determines the order",
+    "shuffle": "training images are shuffled in every epoch; `seed` determines the order",
     "in_channels": "the input channels are inferred; give only the output `channels`",
     "input_shape": "the shape belongs in `input(28x28x1)`",
     "batch": "`batch` belongs in the `data` section",

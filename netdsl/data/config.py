@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +13,7 @@ from netdsl.data.limit import Limit, LimitKind
 from netdsl.data.mixing import MIXINGS
 from netdsl.data.sampling import BALANCED, SHUFFLED
 from netdsl.data.sources import NO_SOURCE, SOURCES
-from netdsl.errors import NetError, Span, fail
+from netdsl.errors import NetError, Span, fail, suggest_alias, suggest_spelling
 from netdsl.ir.builder import Builder
 from netdsl.parameter_types import (
     Float,
@@ -27,7 +26,7 @@ from netdsl.parameter_types import (
 )
 from netdsl.signature import BoundCall, CallOf, Param, Signature, TableType
 from netdsl.types import Node
-from netdsl.values import Argument, Symbol, Value, format_value
+from netdsl.values import Argument, Call, Symbol, Value, format_value
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,9 @@ class _DeterministicAugmentation:
     def accept(self, value: Value) -> BoundCall:
         chosen = CallOf("augmentation", _AUGMENTATIONS).accept(value)
         if chosen.record.is_random:
-            message = f"`{chosen.name}` is random, and evaluation must not be"
+            message = f"`{chosen.name}` is random, but evaluation must not be"
             deterministic = [f"`{n}`" for n, a in AUGMENTATIONS.items() if not a.is_random]
-            help = f"evaluation takes {' and '.join(deterministic)}; the rest belongs in `augment`"
+            help = f"evaluation can use {' and '.join(deterministic)}; put the others in `augment`"
             raise fail(message, chosen.span, help=help)
         return chosen
 
@@ -135,16 +134,37 @@ class _SourceKind(TableType):
         if value is None:
             return BoundCall("none", NO_SOURCE, {})
         if isinstance(value, str) and value not in SOURCES:
-            help = f"write `{_choose_source(value)}({format_value(value)})`"
-            message = f"a source is written as a call, not as {format_value(value)} alone"
-            raise fail(message, help=help)
+            message = f"`source` is only a path, {format_value(value)}"
+            raise fail(message, help=f"{_READERS}: `{_reader_of(value)}({format_value(value)})`")
+        if isinstance(value, Symbol | Call) and value.name not in SOURCES:
+            _check_name(value.name, value.span)
         return CallOf("source", SOURCES).accept(value)
 
 
-def _choose_source(path: str) -> str:
-    """The source that reads files of that name, else folders."""
-    suffix = PurePath(path).suffix.lower()
-    return {".csv": "csv", ".npz": "arrays"}.get(suffix, "folder")
+_READERS = "`folder`, `arrays` (.npz) or `csv` reads it"
+_OTHER_DATA_SETS = frozenset(
+    (
+        *("caltech101", "celeba", "cifar100", "coco", "emnist", "flowers102", "food101"),
+        *("imagenet", "kmnist", "mnist_m", "omniglot", "places365", "qmnist", "stl10", "svhn"),
+        *("tiny_imagenet", "voc"),
+    )
+)
+"""Well-known data sets that are no sources."""
+
+
+def _reader_of(path: str) -> str:
+    """The source that reads a file of that suffix, or a folder."""
+    suffix = path.rpartition(".")[2].lower()
+    return {"npz": "arrays", "npy": "arrays", "csv": "csv"}.get(suffix, "folder")
+
+
+def _check_name(name: str, span: Span | None) -> None:
+    """Raises NetError for a name that no source has and that is no misspelt one."""
+    is_other = name.lower() in _OTHER_DATA_SETS
+    if not is_other and (suggest_alias(name, SOURCES) or suggest_spelling(name, SOURCES)):
+        return
+    help = f'the sources are {", ".join(sorted(SOURCES))}; `folder("{name}")` reads the pictures '
+    raise fail(f"unknown source `{name}`", span, help=f"{help}in a folder of that name")
 
 
 SIGNATURE = Signature(
@@ -154,7 +174,7 @@ SIGNATURE = Signature(
             "source",
             _SourceKind(),
             None,
-            "where images and labels come from; predictions need none",
+            "source of images and labels; not needed for predictions",
         ),
         Param(
             "batch",
@@ -166,25 +186,27 @@ SIGNATURE = Signature(
             "validation",
             _ValidationSize(),
             0.1,
-            "count or share of the training images held out, if the source has no validation set",
+            "number or share of the training images to hold out, if the source has no validation "
+            "set",
         ),
         Param(
             "limit",
             LimitKind(),
             None,
-            'count or share of the images left to train on, or of classes: `[("CLASS", 0.1)]`',
+            'number or share of the images to train on, or pairs by class: `[("CLASS", 0.1)]`',
         ),
         Param(
             "sampling",
             _Word(SHUFFLED, BALANCED),
             SHUFFLED,
-            "`shuffled`: an epoch has each image once; `balanced`: as many images of each class",
+            "`shuffled`: an epoch has each image once; `balanced`: it has equally many images of "
+            "each class",
         ),
         Param(
             "normalize",
             OneOf((NoneLiteral(), CallOf("statistics", STATISTICS))),
             None,
-            "mnist, imagenet, ..., or by(mean=[...], std=[...]); part of the graph",
+            "mnist, imagenet, ..., or by(mean=[...], std=[...]); computed as part of the graph",
         ),
         Param(
             "augment",
@@ -259,7 +281,7 @@ class DataConfig:
         channels = pixels.type.shape[-1]
         for what in (mean, std):
             if len(what) not in (1, channels):
-                raise fail(f"`normalize` has {len(what)} channels, the image has {channels}")
+                raise fail(f"`normalize` has {len(what)} channels, but the image has {channels}")
         scale, shift = (
             tuple(1 / (255 * s) for s in std),
             tuple(m / s for m, s in zip(*_broadcast_channels(mean, std), strict=True)),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from netdsl.data.array_advice import ONE_HOT_ADVICE
+from netdsl.data.array_advice import ONE_HOT_ADVICE, describe_doubts
 from netdsl.data.samples import Dataset, Samples
 from netdsl.text_escaping import escape_line, quote_name
 
@@ -33,6 +33,8 @@ class Inventory:
     unlimited: int | None = None
     """The number of training images of which a limit takes a part, if there is one."""
     is_balanced: bool = False
+    doubts: tuple[str, ...] = ()
+    """What is probably not meant with the images."""
     """Whether an epoch has as many images of each class."""
 
     @property
@@ -50,7 +52,7 @@ class Inventory:
         noun = "label" if self.is_multi_label else "class"
         count = _pluralize(len(self.classes), noun)
         if self.is_multi_label:
-            count += ", several an image"
+            count += ", several per image"
         first = f"data: {self.source}, {count}: {abbreviate(self.classes)}"
         parts = [f"  {part}: {self._format_part(part)}" for part in self.counts]
         if self.is_balanced:
@@ -58,6 +60,7 @@ class Inventory:
         if self.is_one_hot:
             help = f"{ONE_HOT_ADVICE}, among which `loss = cross_entropy` chooses"
             parts.append(f"  every image has exactly one label: {help}")
+        parts += [f"  note: {doubt}" for doubt in self.doubts]
         missing = [
             f"  no images {part}: {abbreviate(names)}"
             for part, names in self.missing_classes.items()
@@ -83,7 +86,7 @@ class Inventory:
             text += f" of {self.unlimited:,}, by `limit`"
         if self.is_multi_label:
             mean = f"{sum(numbers) / images:.3g}"
-            text += f", {mean} label{'s' * (mean != '1')} an image"
+            text += f", {mean} label{'s' * (mean != '1')} per image"
         return f"{text} ({self._format_counts(numbers)})"
 
     def _format_counts(self, numbers: tuple[int, ...]) -> str:
@@ -107,6 +110,7 @@ class Inventory:
             "held_out": self.is_held_out,
             "unlimited": self.unlimited,
             "balanced": self.is_balanced,
+            "notes": list(self.doubts),
             "left_out": list(self.ignored_files),
             "bad_pictures": list(self.bad_pictures),
         }
@@ -143,6 +147,7 @@ def make_inventory(
         dataset.picture_errors,
         unlimited,
         is_balanced,
+        describe_doubts(train.images),
     )
 
 

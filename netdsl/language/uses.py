@@ -59,8 +59,8 @@ class NetTable:
             message = f"several files that {self.file} uses define a net `{name}`"
             notes = tuple(f"at {x.item.span}" for x in found)
             help = (
-                f"write `net my_{name} = {name}` in a file that uses only one of them, and use that "
-                "file"
+                f"write `net my_{name} = {name}` in a file that uses only one of them, and use "
+                "that file"
             )
             raise NetError(Diagnostic(message, span, help, notes))
         return found[0]
@@ -172,7 +172,7 @@ class _Loader:
                 message = "files use each other in a cycle"
                 self.errors.add(Diagnostic(message, item.span, None, (cycle,)))
             elif len(use_chain) > MAX_CHAIN_LENGTH:
-                help = "use the files that are needed, not those that use them"
+                help = "`use` the files that are needed, not the files that use them"
                 message = f"files use files over {MAX_CHAIN_LENGTH} deep"
                 self.errors.add(Diagnostic(message, item.span, help))
             elif target not in found:
