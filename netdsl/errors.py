@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import accumulate
 
 from netdsl.limits import MAX_KNOWN_NAMES, MAX_MESSAGE_CHARACTERS, MAX_NAME_CHARACTERS, MAX_NOTES
-from netdsl.text_escaping import escape_line, escape_text
+from netdsl.text_escaping import escape_line, escape_text, quote_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,7 +328,7 @@ def suggest_name(name: str, known: Iterable[str], label: str = "") -> str | None
     names = sorted({n for n in known if len(n) <= MAX_NAME_CHARACTERS})
     found = suggest_alias(name, names) or suggest_spelling(name, names)
     if found is None and 0 < len(names) <= _MAX_LISTED_NAMES:
-        return f"{label or 'known names'}: {', '.join(names)}"
+        return f"{label or 'known names'}: {', '.join(map(quote_name, names))}"
     return found
 
 

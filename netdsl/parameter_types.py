@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,17 @@ class ParameterType(Protocol):
     """A set of acceptable values. `accept` returns the plain Python value or raises
     TypeMismatch."""
 
+    def accept(self, value: Value) -> Any: ...
+
+
+class WordType(ABC):
+    """A type that accepts some bare names, which help suggests for one that is misspelt."""
+
+    @property
+    @abstractmethod
+    def words(self) -> tuple[str, ...]: ...
+
+    @abstractmethod
     def accept(self, value: Value) -> Any: ...
 
 
@@ -105,10 +117,14 @@ class QuotedText:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(WordType):
     """One of a few bare names."""
 
     names: tuple[str, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self.names
 
     def accept(self, value: Value) -> str:
         if not isinstance(value, Symbol) or value.name not in self.names:
@@ -176,25 +192,30 @@ class ListOf:
 
 @dataclass(frozen=True)
 class ListOfPairs:
-    """A list of pairs: `[("s3.*", 0.1), ("s4.*", 0.5)]`."""
+    """A list of pairs, such as `example`: `[("s3.*", 0.1), ("s4.*", 0.5)]`."""
 
     first: ParameterType
     second: ParameterType
+    example: str
     max_length: int = MAX_LIST_LENGTH
 
     def accept(self, value: Value) -> tuple[tuple[Any, Any], ...]:
         entries = value if isinstance(value, tuple) else (value,)
         if len(entries) > self.max_length:
             raise TypeMismatch(f"a list of at most {self.max_length:,} pairs")
-        try:
-            return tuple(self._accept_pair(entry) for entry in entries)
-        except TypeMismatch as wanted:
-            raise TypeMismatch(f"a list of pairs, each of {wanted}") from None
+        return tuple(self._accept_pair(entry) for entry in entries)
 
     def _accept_pair(self, entry: Value) -> tuple[Any, Any]:
         if not isinstance(entry, tuple) or len(entry) != 2:
-            raise TypeMismatch("two values")
-        return self.first.accept(entry[0]), self.second.accept(entry[1])
+            raise TypeMismatch(f"a list of pairs, as in `{self.example}`")
+        return self._accept_part("first", entry[0]), self._accept_part("second", entry[1])
+
+    def _accept_part(self, which: str, value: Value) -> Any:
+        try:
+            return (self.first if which == "first" else self.second).accept(value)
+        except TypeMismatch as wanted:
+            message = f"a list of pairs, as in `{self.example}`, whose {which} value is {wanted}"
+            raise TypeMismatch(message) from None
 
 
 GLOB_LIST = ListOf(QuotedText(), max_length=MAX_GLOBS)
@@ -227,6 +248,15 @@ class NoneLiteral:
 
 
 OPTIONAL_EXTENT = OneOf((Extent(), NoneLiteral()))
+
+
+def find_words(kind: ParameterType) -> tuple[str, ...]:
+    """The bare names that a type accepts, if these are few."""
+    if isinstance(kind, OneOf):
+        return tuple(word for k in kind.alternatives for word in find_words(k))
+    if isinstance(kind, ListOf):
+        return find_words(kind.item_type)
+    return kind.words if isinstance(kind, WordType) else ()
 
 
 def accepts_words(kind: ParameterType) -> bool:

@@ -7,13 +7,22 @@ unknown names, missing arguments and values out of range are always reported in 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from netdsl.errors import Diagnostic, NetError, Span, suggest_name, suggest_spelling
 from netdsl.limits import MAX_ERRORS
-from netdsl.parameter_types import AnyValue, Extent, ParameterType, Shape, TypeMismatch
+from netdsl.parameter_types import (
+    AnyValue,
+    Extent,
+    ParameterType,
+    Shape,
+    TypeMismatch,
+    find_words,
+)
 from netdsl.values import Argument, Call, Size, Symbol, Value, format_value
 
 
@@ -38,6 +47,17 @@ class BoundCall:
         }
         given = {k: v for k, v in self.arguments.items() if k not in defaults or v != defaults[k]}
         return replace(self, arguments=given)
+
+
+class TableType(ABC):
+    """A type that takes calls of the entries of a table, and perhaps something else."""
+
+    @property
+    @abstractmethod
+    def table(self) -> Mapping[str, Any]: ...
+
+    @abstractmethod
+    def accept(self, value: Value) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -101,13 +121,15 @@ class Signature:
         arguments: Sequence[Argument],
         span: Span | None,
         partial: bool = False,
+        homes: Mapping[str, str] = MappingProxyType({}),
     ) -> dict[str, Any]:
-        """Returns the value of every parameter, or only of the given ones if `partial`.
+        """Returns the value of every parameter, or only of the given ones if `partial`. `homes`
+        says of names where else they belong, for messages.
 
         Raises NetError with one diagnostic per wrong argument.
         """
         errors: list[Diagnostic] = []
-        given = self._match_parameters(arguments, span, errors)
+        given = self._match_parameters(arguments, span, errors, homes)
         has_name_errors = bool(errors)
         bound: dict[str, Any] = {}
         for param in self.params:
@@ -133,7 +155,11 @@ class Signature:
         )
 
     def _match_parameters(
-        self, arguments: Sequence[Argument], span: Span | None, errors: list[Diagnostic]
+        self,
+        arguments: Sequence[Argument],
+        span: Span | None,
+        errors: list[Diagnostic],
+        homes: Mapping[str, str],
     ) -> dict[str, Argument]:
         names = dict.fromkeys(p.name for p in self.params)
         positional_names = [p.name for p in self.params if not p.is_keyword_only]
@@ -148,7 +174,8 @@ class Signature:
             name = name if name is not None else positional_names[index]
             if name not in names:
                 message = f"`{self.name}` has no {self.noun} `{name}`"
-                errors.append(Diagnostic(message, where, suggest_name(name, names, "it has")))
+                help = homes.get(name) or suggest_name(name, names, "it has")
+                errors.append(Diagnostic(message, where, help))
             elif name in given:
                 errors.append(Diagnostic(f"`{name}` is given twice", where))
             else:
@@ -187,6 +214,9 @@ class Signature:
             for other in self.params:
                 if _accepts(other.type, value) and not _accepts(other.type, any_name):
                     return f"did you mean `{other.name}={value}`?"
+            near = suggest_spelling(value.name, find_words(param.type))
+            if near:
+                return near
         return suggest_for_value(value)
 
     def _make_excess_error(self, arguments: Sequence[Argument], where: Span | None) -> Diagnostic:

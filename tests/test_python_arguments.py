@@ -52,6 +52,7 @@ def test_a_setting_that_is_wrong_says_how_it_is_written(
     ("setting", "help"),
     [
         ("train.epochs=many", "no variable is called `many` here"),
+        ("train.batch=1,2", "help: several values are a list in brackets: `--set 'train.batch=[1"),
         ("train.freeze=fc.*", "help: globs and paths need their own quotes: --set '"),
     ],
 )
@@ -63,6 +64,12 @@ def test_the_command_gives_the_same_advice(
     assert help in error
     assert "did you mean" not in error
     assert "| --set train." in error
+
+
+def test_a_setting_of_a_section_is_suggested_with_the_section(file: Path, netdsl: Any) -> None:
+    code, _, error = netdsl("train", "tiny.net", "--set", "limit=5")
+    assert code == 2
+    assert "help: `limit` is a key of the data section: `data.limit`" in error
 
 
 def test_a_word_that_another_parameter_knows_is_still_found(file: Path, netdsl: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,13 @@ def test_eval_and_export_are_of_labels(folder: Path, netdsl: Any) -> None:
     code, out, _ = netdsl("export", str(folder / "run"), "-o", "x.onnx", *REFERENCE)
     assert code == 0
     assert "the sigmoid of each score is the independent probability of its label" in out
+    rebuilt = ("-o", "y.net", "--weights", "y.safetensors", "--rebuild")
+    code, out, _ = netdsl("import", "x.onnx", *rebuilt)
+    assert (code, "its labels are independent" in out) == (0, True)
+    images = np.load(folder / "digit_attributes.npz")["test_images"][:4]
+    before, after = (package.load(path) for path in (folder / "run", "y.safetensors"))
+    assert after.is_multi_label
+    np.testing.assert_allclose(after.probabilities(images), before.probabilities(images), atol=1e-5)
 
 
 NET = """
@@ -258,6 +266,18 @@ def test_one_label_each_is_said() -> None:
     assert "every image has exactly one label: `labels.argmax(axis=1)`" in lines
     for several in (LABELS, np.eye(3)[classes] * LABELS, np.maximum(np.eye(3)[classes], LABELS)):
         assert "exactly one" not in "\n".join(job(several).inventory.lines())
+
+
+def test_names_in_a_list_show_where_they_end() -> None:
+    images = np.zeros((20, 4), np.float32)
+    data = dataset_from_arrays((images, np.arange(20) % 3))
+    data = replace(data, classes=("bee", "red, ant", "wasp "))
+    text = "\n".join(make_inventory("x", data, data.train, data.train.take(np.arange(0))).lines())
+    assert 'classes: bee, "red, ant", "wasp "\n' in text
+    assert '(bee 7, "red, ant" 7, "wasp " 6)' in text
+    one = dataset_from_arrays((images, np.eye(3, dtype=np.uint8)[np.arange(20) % 3]))
+    text = "\n".join(make_inventory("x", one, one.train, one.train.take(np.arange(0))).lines())
+    assert "20, 1 label per image (" in text
 
 
 def test_many_labels_are_summed_up() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from netdsl.cli.app import echo
 from netdsl.cli.tables import Column, TextTable, figures, make_console
-from netdsl.text_escaping import escape_line
+from netdsl.text_escaping import escape_line, quote_name
 from netdsl.types import format_bytes
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def show_dry_run(found: DryRun) -> None:
         echo(line)
     echo(f"{found.trainable_params:,} of {found.params:,} parameters are trained")
     for loss, weights in found.class_weights:
-        named = tuple(f"{escape_line(c)} {w:.4g}" for c, w in weights.items())
+        named = tuple(f"{quote_name(c)} {w:.4g}" for c, w in weights.items())
         echo(f"class weights of {loss}: {_format_names(named, _MAX_CLASS_WEIGHTS)}")
     echo(f"precision: {found.precision}")
     _show_memory(found.memory)

@@ -31,11 +31,12 @@ def load_program(path: str, settings: list[str] | None = None, net: str | None =
     """The program of a file, with `--set` applied; a bare name there is a parameter of `net`."""
     from netdsl.language.override import override
     from netdsl.language.program import build_program
+    from netdsl.training.recipe.recipe import HOMES
 
     program = build_program(file := parse_argument(path))
     if not settings:
         return program
-    return build_program(override(file, settings, net, program.net_table.used))
+    return build_program(override(file, settings, net, program.net_table.used, HOMES))
 
 
 def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Program:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from netdsl.data.augment import AUGMENTATIONS
@@ -14,8 +15,16 @@ from netdsl.data.sampling import BALANCED, SHUFFLED
 from netdsl.data.sources import NO_SOURCE, SOURCES
 from netdsl.errors import NetError, Span, fail, suggest_alias, suggest_spelling
 from netdsl.ir.builder import Builder
-from netdsl.parameter_types import Float, Integer, ListOf, NoneLiteral, OneOf, TypeMismatch
-from netdsl.signature import BoundCall, CallOf, Param, Signature
+from netdsl.parameter_types import (
+    Float,
+    Integer,
+    ListOf,
+    NoneLiteral,
+    OneOf,
+    TypeMismatch,
+    WordType,
+)
+from netdsl.signature import BoundCall, CallOf, Param, Signature, TableType
 from netdsl.types import Node
 from netdsl.values import Argument, Call, Symbol, Value, format_value
 
@@ -97,11 +106,15 @@ REFUSE, SKIP = Symbol("refuse"), Symbol("skip")
 
 
 @dataclass(frozen=True)
-class _Word:
+class _Word(WordType):
     """One of two words."""
 
     first: Symbol
     second: Symbol
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self.first.name, self.second.name
 
     def accept(self, value: Value) -> Symbol:
         if value not in (self.first, self.second):
@@ -110,8 +123,12 @@ class _Word:
 
 
 @dataclass(frozen=True)
-class _SourceKind:
+class _SourceKind(TableType):
     """A source, or `none`."""
+
+    @property
+    def table(self) -> Mapping[str, Any]:
+        return SOURCES
 
     def accept(self, value: Value) -> BoundCall:
         if value is None:
@@ -279,10 +296,13 @@ def _broadcast_channels(
     return (a * n if len(a) == 1 else a), (b * n if len(b) == 1 else b)
 
 
-def resolve_data(entries: Sequence[Argument], span: Any) -> DataConfig:
-    """The configuration given by a section's entries. Raises NetError for invalid entries."""
+def resolve_data(
+    entries: Sequence[Argument], span: Any, homes: Mapping[str, str] = MappingProxyType({})
+) -> DataConfig:
+    """The configuration given by a section's entries; `homes` says of other keys where they
+    belong. Raises NetError for invalid entries."""
     try:
         spans = {e.name: e.span for e in entries if e.name and e.span}
-        return DataConfig(**SIGNATURE.bind(entries, span), spans=spans)
+        return DataConfig(**SIGNATURE.bind(entries, span, homes=homes), spans=spans)
     except NetError as e:
         raise e.with_default_span(span) from None

@@ -59,7 +59,7 @@ class LimitKind:
         if not isinstance(value, tuple):
             return _AmountKind().accept(value)
         try:
-            pairs = ListOfPairs(QuotedText(), _AmountKind()).accept(value)
+            pairs = ListOfPairs(QuotedText(), _AmountKind(), '[("8", 0.1)]').accept(value)
         except TypeMismatch:
             raise TypeMismatch(_WANTED) from None
         twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]

@@ -72,6 +72,7 @@ _LAYER_CHOICE = "`if condition { conv(8, 3x3) } else { identity }` chooses among
 _COMPARISONS = {"==", "!=", "<", "<=", ">", ">=", "~"}
 _FUNCTION_KEYWORDS = {"def", "lambda"}
 _PYTHON_KEYWORDS = {"class", "return", "import", "from", "while"}
+_TABLE_ENTRY = re.compile(r"""\{\s*["']?([^"'{}\n:]{1,40})["']?\s*:\s*([-.\d]+)""")
 _FOREIGN_SYMBOLS = {
     "//": "comments begin with `#`",
     "/*": "comments begin with `#`",
@@ -94,6 +95,10 @@ def _check_foreign_syntax(context: SyntaxErrorContext) -> Diagnostic | None:
         help = _FOREIGN_SYMBOLS[symbol]
         span = replace(context.span, end=context.span.start + len(symbol))
         return Diagnostic(f"`{symbol}` does not belong here", span, help)
+    entry = _TABLE_ENTRY.match(context.remaining_text)
+    if entry and context.token == "{":
+        key = entry[1] if entry[1].startswith('"') else f'"{entry[1]}"'
+        return context.unexpected_token(f"a table is a list of pairs: `[({key}, {entry[2]})]`")
     if _FUNCTION_KEYWORDS & {context.token, context.previous_token}:
         help = (
             "write a function of numbers as `let f(a, b=2) = a + b`, a function of layers as "

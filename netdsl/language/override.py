@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from netdsl.errors import NetError, Span, fail, suggest_name
 from netdsl.language import syntax as s
 from netdsl.language.parse import parse_expression
 from netdsl.language.unparse import expression_text
-from netdsl.language.uses import NetTable, VisibleNet, own_nets
-from netdsl.limits import MAX_CHAIN_LENGTH
+from netdsl.language.uses import NetTable, VisibleNet, find_written_net, own_nets
 
 
 class PythonSetting(str):
@@ -72,6 +72,7 @@ def override(
     settings: Sequence[str | Setting],
     net: str | None = None,
     used: UsedNets | None = None,
+    homes: Mapping[str, str] = MappingProxyType({}),
 ) -> s.File:
     """Returns `file` with each `key=value` applied.
 
@@ -79,7 +80,8 @@ def override(
     section of that name, `train.optimizer.lr` an argument within an entry. `NET.PARAM` sets a
     parameter of a net; a bare name sets one of `net`, or of the file's first net, else a constant
     of the file. A setting for a named section takes precedence over one for all sections. `used`
-    holds the nets of the files that `file` uses.
+    holds the nets of the files that `file` uses; `homes` says of names where they belong, for
+    messages.
     """
     names = {f"{i.kind}.{i.name}" for i in file.items if isinstance(i, s.Section) and i.name}
     parsed = [x if isinstance(x, Setting) else parse_setting(x) for x in settings]
@@ -88,7 +90,7 @@ def override(
         if kind in ("train", "data") and path:
             file = _set_entry(file, kind, path, setting)
         else:
-            file = _set_param(file, setting.key, setting.value, net, used or {})
+            file = _set_param(file, setting.key, setting.value, net, used or {}, homes)
     return file
 
 
@@ -105,12 +107,26 @@ def _parse_value(setting: str, text: str, option: str) -> s.Expression:
             return parse_expression(text, before, "set")
         return parse_expression(text, f"{option} {before}")
     except NetError as e:
+        listed = _list_values(text)
+        if listed:
+            help = f"several values are a list in brackets: `{option} '{before}{listed}'`"
+            raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
         if not _UNQUOTED_TEXT.fullmatch(text):
             raise
         shell_example = f"{option} {_EXAMPLES[option][1]}"
         example = """{"train.freeze": '"conv1.*"'}""" if is_python else shell_example
         help = f"globs and paths need their own quotes: {example}"
         raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
+
+
+def _list_values(text: str) -> str | None:
+    """The list that values separated by commas make; None if they make none."""
+    listed = f"[{text}]"
+    try:
+        parsed = parse_expression(listed, "", "set")
+    except NetError:
+        return None
+    return listed if isinstance(parsed, s.ListLiteral) and len(parsed.items) > 1 else None
 
 
 def _set_entry(file: s.File, kind: str, path: list[str], setting: Setting) -> s.File:
@@ -161,7 +177,12 @@ def _set_argument(call: s.CallExpr | s.Name, name: str, setting: Setting) -> s.C
 
 
 def _set_param(
-    file: s.File, key: str, value: s.Expression, net: str | None, used: UsedNets
+    file: s.File,
+    key: str,
+    value: s.Expression,
+    net: str | None,
+    used: UsedNets,
+    homes: Mapping[str, str],
 ) -> s.File:
     """Sets the default of a net's parameter, an argument of an instance, or a constant."""
     table = NetTable(file.span.source.name, own_nets(file), used)
@@ -178,7 +199,8 @@ def _set_param(
     sections = [i for i in file.items if isinstance(i, s.Section)]
     section_keys = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
     keys = [*parameter_names(table, target), *net_keys, *constants, *section_keys]
-    help = _suggest_entry(sections, key) or suggest_name(key, keys, "settings are")
+    help = _suggest_entry(sections, key) or homes.get(key)
+    help = help or suggest_name(key, keys, "settings are")
     raise fail(f"there is no setting called `{key}`", help=help)
 
 
@@ -217,12 +239,5 @@ def _replace_item(file: s.File, old: s.Item, new: s.Item) -> s.File:
 
 def parameter_names(table: NetTable, name: str) -> tuple[str, ...]:
     """The parameters of a net, or of the one that an instance leads to; none if it does not."""
-    try:
-        net = table.find(name)
-        for _ in range(MAX_CHAIN_LENGTH):
-            if isinstance(net.item, s.Net):
-                return tuple(p.name for p in net.item.params)
-            net = net.table.find_base(net.item)
-    except NetError:
-        return ()
-    return ()
+    net = find_written_net(table, name)
+    return () if net is None else tuple(p.name for p in net.params)

@@ -62,6 +62,12 @@ class CriterionKind:
                 value.span,
                 help=help,
             )
+        if isinstance(value, Symbol) and (meant := _guess_metric(value.name)):
+            raise fail(
+                f"`best` must be `max` or `min` of a metric, not `{value}`",
+                value.span,
+                help=f"did you mean `{choose_direction(meant.metric)}({meant})`?",
+            )
         if not isinstance(value, Call) or value.name not in ("max", "min"):
             raise TypeMismatch("`max` or `min` of a metric such as `max(val_f1)`, or `none`")
         if len(value.arguments) != 1:
@@ -75,6 +81,12 @@ class CriterionKind:
                 help=_advise_part(value.name, name),
             )
         return Criterion(value.name, name, value.span)
+
+
+def _guess_metric(name: str) -> MetricName | None:
+    """The validation metric that a name without its part means: that of `f1` or `macro_f1`."""
+    ends = [m for m in METRICS if name == m or name.endswith(f"_{m}")]
+    return METRIC_NAMES.get(f"{PART}_{max(ends, key=len)}") if ends else None
 
 
 def choose_direction(metric: Metric) -> str:

@@ -10,20 +10,24 @@ import numpy as np
 
 from netdsl.data.inventory import abbreviate
 from netdsl.errors import Span, fail, suggest_name
-from netdsl.parameter_types import Float, ListOf, ListOfPairs, QuotedText, TypeMismatch
+from netdsl.parameter_types import Float, ListOf, ListOfPairs, QuotedText, TypeMismatch, WordType
 from netdsl.types import Array
 from netdsl.values import Symbol, Value
 
 BALANCED = Symbol("balanced")
 ClassWeights = Symbol | tuple[float, ...] | tuple[tuple[str, float], ...] | None
-_PAIRS = ListOfPairs(QuotedText(), Float(0))
+_PAIRS = ListOfPairs(QuotedText(), Float(0), '[("CLASS", 5)]')
 _NUMBERS = ListOf(Float(0))
 
 
 @dataclass(frozen=True)
-class ClassWeightsKind:
+class ClassWeightsKind(WordType):
     """`none`, `balanced`, a weight for each class, or pairs of a class and its weight; other
     classes then weigh 1."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (BALANCED.name,)
 
     def accept(self, value: Value) -> ClassWeights:
         if value is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Literal
@@ -12,8 +12,9 @@ import numpy as np
 
 from netdsl.errors import fail
 from netdsl.ir.builder import Builder
+from netdsl.language import syntax as s
 from netdsl.parameter_types import Float, ListOfPairs, TypeMismatch
-from netdsl.signature import BoundCall, CallOf, Param, Signature
+from netdsl.signature import BoundCall, CallOf, Param, Signature, TableType
 from netdsl.training.recipe.class_weights import (
     ClassWeightsKind,
     check_weight_names,
@@ -301,17 +302,36 @@ def _log_mean_exp(x: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class ObjectiveKind:
+class ObjectiveKind(TableType):
     """A loss, or a list of losses with their weights."""
+
+    @property
+    def table(self) -> Mapping[str, Loss]:
+        return LOSSES
 
     def accept(self, value: Value) -> Objective:
         one = CallOf("loss", LOSSES)
         if not isinstance(value, tuple):
             return Objective(((one.accept(value), 1.0),))
-        terms = ListOfPairs(one, Float(above=0)).accept(value)
+        terms = ListOfPairs(one, Float(above=0), "[(bce, 1), (mse, 0.1)]").accept(value)
         if not terms:
             raise TypeMismatch("a loss, or pairs of a loss and its weight")
         return Objective(terms)
+
+
+def check_no_sum(value: s.Expression) -> None:
+    """Raises NetError if losses are added with an operator."""
+    if not isinstance(value, s.NaryExpr):
+        return
+    terms = [t for t in s.walk(value) if isinstance(t, s.Name | s.CallExpr) and t.name in LOSSES]
+    if terms:
+        terms.sort(key=lambda t: t.span.start)
+        pairs = ", ".join(f"({t.span.excerpt()}, 1)" for t in terms)
+        raise fail(
+            f"losses are not added with `{value.rest[0][0]}`",
+            value.span,
+            help=f"a sum of losses is a list of pairs, each a loss and its weight: `[{pairs}]`",
+        )
 
 
 def class_scores(b: Builder, output: Node) -> Node:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from netdsl.data.config import SIGNATURE as DATA_SIGNATURE
 from netdsl.data.config import DataConfig, resolve_data
 from netdsl.errors import NetError, Span, fail
 from netdsl.language import syntax as s
@@ -35,7 +36,8 @@ from netdsl.training.metrics.table import MetricName
 from netdsl.training.recipe.best import Criterion, CriterionKind
 from netdsl.training.recipe.expectations import check_expectation, check_held_out, find_metrics
 from netdsl.training.recipe.initial_weights import INITIAL_WEIGHTS
-from netdsl.training.recipe.losses import Objective, ObjectiveKind
+from netdsl.training.recipe.key_homes import find_homes
+from netdsl.training.recipe.losses import Objective, ObjectiveKind, check_no_sum
 from netdsl.training.recipe.net_data import find_data_of_net
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import PRECISIONS
@@ -150,7 +152,7 @@ SIGNATURE = Signature(
         Param("freeze", GLOB_LIST, (), "globs of weights that are not trained"),
         Param(
             "lr_scale",
-            ListOfPairs(QuotedText(), Float(0), MAX_GLOBS),
+            ListOfPairs(QuotedText(), Float(0), '[("s3.*", 0.1)]', MAX_GLOBS),
             (),
             "factors of the learning rate: [(glob, factor), ...]; the last match counts",
         ),
@@ -170,6 +172,10 @@ SIGNATURE = Signature(
     ),
     noun="key",
 )
+
+
+HOMES = find_homes((SIGNATURE, DATA_SIGNATURE))
+"""What keys and entries of both sections are, for one that is written elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +268,7 @@ def override_recipe(file: s.File, settings: Sequence[str | Setting], recipe: str
     if not settings:
         return program
     net = net_name(program, recipe)
-    return build_program(override(file, settings, net, program.net_table.used))
+    return build_program(override(file, settings, net, program.net_table.used, HOMES))
 
 
 def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
@@ -302,7 +308,11 @@ def resolve_recipe(
         help = "a recipe is written `train { optimizer = sgd(lr=0.1), epochs = 10 }`"
         raise fail(f"{program.name} has no `train` section", help=help)
     try:
-        values = SIGNATURE.bind(evaluate_section(program, section, budget), section.span)
+        for entry in section.entries:
+            if isinstance(entry, s.SectionEntry) and entry.name == "loss":
+                check_no_sum(entry.value)
+        given = evaluate_section(program, section, budget)
+        values = SIGNATURE.bind(given, section.span, homes=HOMES)
     except NetError as e:
         raise e.with_default_span(section.span) from None
     net, data, after = (values.pop(key) for key in ("net", "data", "after"))
@@ -379,7 +389,7 @@ def _resolve_data_section(
     if section is None:
         help = "add a data section: `data { source = digits }`"
         raise fail(f"{program.name} has no `data` section", train.span, help=help)
-    return resolve_data(evaluate_section(program, section, budget), section.span)
+    return resolve_data(evaluate_section(program, section, budget), section.span, HOMES)
 
 
 def check_sections(program: Program, budget: Budget) -> None:
@@ -393,7 +403,7 @@ def check_sections(program: Program, budget: Budget) -> None:
                 else:
                     found = program.find_section(kind, section.name)
                     assert found is not None
-                    resolve_data(evaluate_section(program, found, budget), found.span)
+                    resolve_data(evaluate_section(program, found, budget), found.span, HOMES)
             except NetError as e:
                 errors.collect(e)
     errors.raise_if_any()

@@ -165,9 +165,8 @@ def _check_stages(
 ) -> RowFacts:
     jobs = prepare_stages(program, recipe, data, metrics)
     for job in jobs:
-        init = job.recipe.init
-        if init is not None:
-            load_initial_weights(init, job.network.graph.states, job.recipe.spans.get("init"))
+        if job.recipe.init is not None:
+            load_initial_weights(job.recipe, job.network.graph.states)
     dataset = jobs[-1].dataset
     return RowFacts(
         jobs[-1].recipe,

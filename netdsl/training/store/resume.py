@@ -16,7 +16,7 @@ from netdsl.language.program import Program, build_program, parse_file, reject_r
 from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_MESSAGE_CHARACTERS
 from netdsl.text_escaping import escape_line
-from netdsl.training.recipe.recipe import Recipe, net_name, resolve_recipe
+from netdsl.training.recipe.recipe import HOMES, Recipe, net_name, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import Pin, resolve_file
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
@@ -64,7 +64,7 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     before = build_program(file, reject_read)
     if saved is not None and text.is_file():
         _check_same_net(before, text, saved.origin)
-    changed = override(file, settings, net_name(before, None)) if settings else file
+    changed = override(file, settings, net_name(before, None), homes=HOMES) if settings else file
     now = build_program(
         changed if saved is None else _keep_finished_stages(file, changed, settings), reject_read
     )
