@@ -235,6 +235,11 @@ _ALIASES = {
         "lr": "learning_rate",
         "batch": "batch_size",
         "source": "dataset",
+        # sources
+        "folder": "imagefolder image_folder directory images flow_from_directory "
+        "image_dataset_from_directory",
+        "arrays": "npz numpy npy np tensordataset",
+        "csv": "table dataframe pandas",
         "rate": "p drop_prob",
         "validation": "val",
         "clip": "grad_clip",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from netdsl.backends.base import Backend
 from netdsl.backends.lazy_batch import materialize
 from netdsl.data import sources
 from netdsl.data.augment import bind_augmentation
-from netdsl.data.pictures import Pictures, pictures_from_paths
+from netdsl.data.pictures import BadPicture, Pictures, pictures_from_paths
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.revisions import REVISIONS, SPLIT
 from netdsl.data.samples import Batch, Dataset, Samples, evaluation_batches
-from netdsl.errors import fail
+from netdsl.errors import NetError, fail
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.ops.loss import rank_classes
@@ -66,11 +66,12 @@ class ClassResult:
 class PicturePrediction:
     """The most likely classes of a picture with their probabilities; none if its scores contain
     NaN. Of a net that gives the probability of each label by itself, all of them, and in `labels`
-    those that the picture has; else None."""
+    those that the picture has; else None. `error` says why a file could not be used."""
 
     path: Path
     top: TopClasses
     labels: TopClasses | None = None
+    error: NetError | None = None
 
 
 @dataclass(frozen=True)
@@ -312,21 +313,26 @@ class Predictor:
         places = np.array([self.classes.index(c) for c in classes], np.int32)
         return samples.renumber(places, len(self.classes))
 
-    def predict(self, images: Sequence[Path]) -> list[PicturePrediction]:
-        """Returns what the net says of each picture."""
+    def predict(self, images: Iterable[Path]) -> Iterator[PicturePrediction]:
+        """Yields what the net says of each picture, and the error of each that cannot be used."""
         network = self._network(1)
         has_labels = has_label_probabilities(network, self.recipe)
         executor = self._executor(compile_prediction(network, self.recipe))
-        found = []
-        for path in images:
-            out = executor.run({network.image_input: self.load_picture(network, path)})
+
+        def predict_one(path: Path) -> PicturePrediction:
+            try:
+                picture = self.load_picture(network, path)
+            except BadPicture as e:
+                return PicturePrediction(path, [], error=e)
+            out = executor.run({network.image_input: picture})
             scores, shares = (self.backend.download(out[k]) for k in ("scores", "probabilities"))
             ranked = rank_classes(scores)[0]
             best = ranked if has_labels else ranked[:TOP_K]
             top = [(self.classes[i], float(shares[0, i])) for i in best if i >= 0]
             labels = [(name, p) for name, p in top if p > LABEL_THRESHOLD] if has_labels else None
-            found.append(PicturePrediction(path, top, labels))
-        return found
+            return PicturePrediction(path, top, labels)
+
+        return map(predict_one, images)
 
 
 def _check_confusion(samples: Samples, classes: int) -> None:

@@ -28,7 +28,7 @@ from netdsl.training.metrics.class_counts import (
     count_classes,
 )
 from netdsl.training.metrics.table import METRICS, Score
-from netdsl.training.run.tally import Predictions
+from netdsl.training.run.tally import Predictions, Tally
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.types import Array
@@ -127,10 +127,14 @@ def test_the_files_of_an_evaluation(folder: Path, netdsl: Any) -> None:
         assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
         assert row["predicted"] == max(shares, key=shares.__getitem__)
         assert float(row["p"]) == max(shares.values())
-    Path("kept.csv").write_text("before")
-    code, _, err = netdsl(*args, "--predictions", "kept.csv", "--data", "absent")
-    assert code == 2, err
-    assert Path("kept.csv").read_text() == "before"
+    before = Path("p.csv").read_bytes()
+    assert netdsl(*args, "--predictions", "p.csv", "--data", "absent")[0] == 2
+    assert netdsl(*args, "--predictions", "p.csv")[0] == 0  # its own file is written again
+    assert Path("p.csv").read_bytes() == before
+    Path("labels.csv").write_text("image,label\n")  # such as the table of a data set
+    code, _, err = netdsl(*args, "--confusion", "labels.csv")
+    assert (code, "no evaluation has written it" in err) == (2, True)
+    assert Path("labels.csv").read_text() == "image,label\n"
     assert netdsl(*args, "--predictions", "a.csv", "--confusion", "a.csv")[0] == 2
 
 
@@ -167,6 +171,36 @@ def test_rows_of_pictures_and_of_many_classes(folder: Path) -> None:
         "a/1.png,c7,c7,1",
         "b/2.png,c8,,",
     ]
+
+
+def test_images_are_numbered_through_batches() -> None:
+    """With those that are skipped, whose weight is 0."""
+    found: list[Predictions] = []
+    tally = Tally(3, on_predictions=found.append)
+    scores = np.eye(3, dtype=np.float32)[[0, 2]]
+    for weights in ([1, 0], [1, 1]):
+        outputs = dict.fromkeys(("loss", "top1", "top5", "count"), np.float32(1))
+        labels = np.array([0, 1])
+        tally.add(labels, np.array(weights), {**outputs, "scores": scores, "probabilities": scores})
+    assert [p.numbers.tolist() for p in found] == [[0], [2, 3]]
+    assert [p.predicted.tolist() for p in found] == [[0], [0, 2]]
+
+
+def test_a_matrix_too_wide_for_the_terminal_is_its_pairs(
+    folder: Path, netdsl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_arrays(ONE_CLASS)
+    save_weights()
+    printed = []
+    for width in ("80", "12"):
+        for name, value in {"FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": width}.items():
+            monkeypatch.setenv(name, value)
+        printed.append(netdsl("eval", "w.safetensors", "--device", "reference")[1])
+    wide, narrow = printed
+    assert "rows: true class; columns: predicted class" in wide
+    assert "most often confused" not in wide
+    assert "most often confused: true -> predicted" in narrow
+    assert "the whole matrix: --confusion FILE.csv, or --json" in narrow
 
 
 def test_the_size_of_a_confusion_matrix_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -435,7 +435,11 @@ def loaded(folder: Path, skip_bad: bool = False) -> Dataset:
             "are not in a class folder",
             "CLASS",
         ),
-        (lambda d: (write(d, 1), (d / "blue").mkdir()), "blue holds no pictures", "remove"),
+        (
+            lambda d: (write(d, 1), (d / "blue").mkdir()),
+            "blue holds no pictures",
+            "move it",
+        ),
         (
             lambda d: (write(d / "train", 1), write(d / "val", 1, {"blue": (0, 0, 200)})),
             "val/blue is a class without training pictures",

@@ -48,9 +48,13 @@ def test_what_a_line_says(monkeypatch: pytest.MonkeyPatch) -> None:
     line = "epoch 1/2, step 201 of 1,000, loss 1.2500, 640 images/s, about 15 min left"
     assert tracker.describe() == line
     for done in (0, 512):
-        tracker.on_phase(Phase("epoch 1/2: validating", done, 500))
+        tracker.on_phase(Phase("validating", done, 500, "epoch 1/2"))
         now += 30
     assert tracker.describe() == "epoch 1/2: validating, 500 of 500 images, 60 s so far"
+    tracker.on_step(StepReport(0, 2, 1, 1000, 2.0, 640.0))  # of the next run of a sweep
+    now += 10
+    tracker.on_step(StepReport(0, 2, 2, 1000, 2.0, 640.0))
+    assert tracker.describe().endswith("about 5.5 h left")
 
 
 def test_a_line_is_printed_only_after_silence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +103,7 @@ def test_the_phases_of_a_run(tmp_path: Path) -> None:
     program = build_program(parse(NET))
     trainer = Trainer(program, None, REFERENCE, on_phase=phases.append)
     trainer.run(tmp_path / "run", lambda step: None, lambda metrics: None)
-    assert list(dict.fromkeys(p.name for p in phases)) == [
+    assert list(dict.fromkeys(str(Phase(p.name, epoch=p.epoch)) for p in phases)) == [
         "reading data",
         "initializing weights",
         "planning",
@@ -117,7 +121,7 @@ def test_an_epoch_resumed_in_validation_has_no_rate(tmp_path: Path) -> None:
     program = build_program(parse(NET))
 
     def is_validating() -> bool:
-        return phases[-1].name == "epoch 2/2: validating"
+        return (phases[-1].name, phases[-1].epoch) == ("validating", "epoch 2/2")
 
     whole = Trainer(program, None, REFERENCE)
     whole.run(tmp_path / "whole", lambda step: None, lambda metrics: None)

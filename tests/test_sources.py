@@ -153,21 +153,17 @@ def test_two_arrays_of_a_name_are_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("labels", "test_labels", "complaint"),
     [
-        (
-            [0, 2],
-            [0],
-            "there are 3 classes, as the highest label is 2, but no training images of 1",
-        ),
-        ([1, 2], [1], "no training images of 0"),
-        ([0, 1], [3], "no training images of 2, 3"),
-        ([0, 99_999], [0], "of 1, 2, .*, 10, and 99,988 more"),
+        ([0, 2], [0], "(?s)are 0, 2, and none is 1;.*return_inverse=True"),
+        ([1, 2, 3, 4], [1], "(?s)are 1, 2, 3, 4, and none is 0;.*`labels - 1`"),
+        ([0, 1], [3], "(?s)are 0, 1, and none is 2, 3;.*label of the test images"),
+        ([0, 99_999], [0], "(?s)none is 1, 2, .*, 10, and 99,988 more.*return_inverse=True"),
     ],
 )
 def test_classes_without_images_are_refused(
     tmp_path: Path, netdsl: Any, labels: list[int], test_labels: list[int], complaint: str
 ) -> None:
     """Those that only the labels count: 1 to 10 are eleven classes."""
-    images = np.zeros((8, 8, 8), np.uint8)
+    images = np.zeros((4 * len(labels), 8, 8), np.uint8)
     test = {"test_images": images[: len(test_labels)], "test_labels": test_labels}
     np.savez(tmp_path / "x.npz", images=images, labels=labels * 4, **test)
     path = tmp_path / "a.net"
@@ -179,7 +175,6 @@ def test_classes_without_images_are_refused(
         code, _, err = netdsl("train", str(path), "--device", "reference", *more)
         assert code == 2
         assert re.search(complaint, err), err
-        assert "np.unique(labels, return_inverse=True)[1]" in err
 
 
 def npy(shape: tuple[int, ...], content: bytes = b"abc") -> bytes:

@@ -270,7 +270,7 @@ def test_a_sweep_from_end_to_end(sweep: Any, netdsl: Any, tmp_path: Path) -> Non
     # and for people
     code, out, _ = sweep(*args[:-1], "--metric", "train_loss")
     assert code == 0
-    assert re.search(r"^recipe +width +loss +difference +epochs +seconds *$", out, re.M)
+    assert re.search(r"^recipe +width +train loss +difference +epochs +seconds *$", out, re.M)
     assert re.search(r"^other +3 +\d\.\d{4} ± \d\.\d{4} +[+-]\d\.\d{4} ± \d\.\d{4} +1 ", out, re.M)
     assert re.search(r"^base( +\d\.\d{4} ± \d\.\d{4}){2}$", out, re.M)
 

@@ -260,6 +260,14 @@ TEST = 'use "lib.net"\ntest { params == 90 }\n'
         ('use "lib.net"', "train a.net:small", "write one for it, `train small { net = small }`"),
         (NAMED, "train a.net:small", "`small` is a net, not a recipe; `a.net:other` trains it"),
         (NAMED, "train a.net:own", "`own` is a net, not a recipe; `a.net` trains it"),
+        (NAMED.replace("= small }", "= small() }"), "check a.net", "help: write `net = small`"),
+        (
+            NAMED.replace("= small }", "= small(classes=3) }"),
+            "check a.net",
+            "write `net my = small(classes=3)` outside, and here `net = my`",
+        ),
+        (RECIPE + "net own = wide", "summary a.net", "or write `net own = wide(width=VALUE)`"),
+        ('use "lib"', "check a.net", 'did you mean `use "lib.net"`?'),
         (RECIPE, "summary a.net:wide", "set it with `--set width=VALUE`, or write `net my = wide("),
     ],
 )

@@ -9,15 +9,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from netdsl.file_io import AtomicFile
+from netdsl.errors import fail
+from netdsl.file_io import AtomicFile, open_regular_file
 from netdsl.inference import OnImagePredictions
 from netdsl.training.run.tally import Predictions
+from netdsl.training.store.output_files import check_outputs
 from netdsl.types import Array
 
 _MAX_CLASSES = 100
 """With more classes, a file of predictions has no column for the probability of each."""
 _SEPARATOR = ";"
 """Between the labels of an image."""
+
+
+_FIRST_HEADINGS = (b"true class,", b"image,class,predicted,p", b"image,labels,predicted")
+"""How the files that are written here begin."""
+
+
+def check_evaluation_files(outputs: Sequence[Path], weights: Path) -> None:
+    """Raises NetError if an output cannot be written, or if it is a file that no evaluation has
+    written, such as the table of the data set."""
+    check_outputs(outputs, [weights])
+    for out in outputs:
+        if out.exists():
+            with open_regular_file(out) as file:
+                start = file.read(max(map(len, _FIRST_HEADINGS)))
+            if start and not start.startswith(_FIRST_HEADINGS):
+                message = f"{out} exists, and no evaluation has written it"
+                raise fail(message, help="give another name; nothing was written")
 
 
 def write_confusion(path: Path, classes: Sequence[str], confusion: Array) -> None:

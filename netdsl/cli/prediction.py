@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netdsl.cli.app import OK, DataOption, DeviceOption, JsonOption, app, echo, print_json
+from netdsl.cli.app import (
+    BAD_INPUT,
+    OK,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    app,
+    echo,
+    print_error,
+    print_json,
+)
 from netdsl.text_escaping import escape_line
 
 if TYPE_CHECKING:
@@ -36,13 +46,13 @@ def evaluate(
         bool, typer.Option("--flip", help="Average each picture with its mirror image.")
     ] = False,
     confusion: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the whole confusion matrix as CSV.")
+        Path | None, typer.Option(metavar="FILE.csv", help="Write the whole confusion matrix.")
     ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="Write a CSV row for each image: its class, the prediction, probabilities.",
+            metavar="FILE.csv",
+            help="Write a row for each image: its class, the prediction, probabilities.",
         ),
     ] = None,
     device: DeviceOption = "auto",
@@ -55,13 +65,16 @@ def evaluate(
     Example: netdsl eval runs/digits-1/best.safetensors
     """
     from netdsl.backends import open_backend
-    from netdsl.cli.evaluation_files import open_predictions, write_confusion
+    from netdsl.cli.evaluation_files import (
+        check_evaluation_files,
+        open_predictions,
+        write_confusion,
+    )
     from netdsl.cli.evaluation_tables import show_evaluation
     from netdsl.cli.progress import show_progress
     from netdsl.inference import Predictor
-    from netdsl.training.store.output_files import check_outputs
 
-    check_outputs([*filter(None, (confusion, predictions))], [weights])
+    check_evaluation_files([*filter(None, (confusion, predictions))], weights)
     with show_progress("reading weights") as display:
         predictor = Predictor(weights, open_backend(device))
         with open_predictions(predictions, predictor.classes) as on_predictions:
@@ -85,29 +98,62 @@ def evaluate(
 @app.command()
 def predict(
     weights: WeightsArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...", help="Picture files, or folders: all pictures in and below them."
+        ),
+    ],
+    csv: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the predictions as a table (.csv)."),
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Show the five most likely classes of pictures. Of a net for several labels an image, the
-    labels with a probability above 50 %, then others.
+    """Show the five most likely classes of pictures, a line each. Of a net for several labels an
+    image, the labels with a probability above 50 %, then others. Files that cannot be read are
+    reported, and the others predicted; the exit code is then 2.
 
     Example: netdsl predict runs/digits-1/best.safetensors three.png
     """
     from netdsl.backends import open_backend
+    from netdsl.cli.prediction_table import format_prediction_table
+    from netdsl.file_io import write_atomically
     from netdsl.inference import Predictor
+    from netdsl.training.store.output_files import check_outputs, check_suffix
 
-    found = Predictor(weights, open_backend(device)).predict(images)
+    if csv is not None:
+        check_suffix(csv, ".csv", "`--csv` writes a table")
+        check_outputs([csv], [weights])
+    predictor = Predictor(weights, open_backend(device))
+    found = []
+    for prediction in predictor.predict(_find_images(images)):
+        found.append(prediction)
+        if prediction.error is not None:
+            print_error(prediction.error)
+        elif not as_json:
+            echo(escape_line(f"{prediction.path}: {_format_prediction(prediction)}"))
     if as_json:
         print_json([_describe_prediction(prediction) for prediction in found])
-    else:
-        for prediction in found:
-            echo(escape_line(f"{prediction.path}: {_format_prediction(prediction)}"))
-    return OK
+    if csv is not None:
+        write_atomically(csv, format_prediction_table(found, predictor.classes).encode())
+    return BAD_INPUT if any(p.error is not None for p in found) else OK
+
+
+def _find_images(places: Sequence[Path]) -> list[Path]:
+    """The files that are named, and the pictures of the folders. Raises NetError if a folder has
+    none."""
+    from netdsl.data.folder_scan import find_pictures
+
+    found = (find_pictures(place) if place.is_dir() else [place] for place in places)
+    return [path for paths in found for path in paths]
 
 
 def _describe_prediction(prediction: PicturePrediction) -> dict[str, Any]:
     about = {"image": str(prediction.path), "top": [[c, p] for c, p in prediction.top]}
+    if prediction.error is not None:
+        return about | {"error": prediction.error.message}
     if prediction.labels is None:
         return about
     return about | {"labels": [name for name, _ in prediction.labels]}

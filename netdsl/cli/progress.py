@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -83,26 +82,28 @@ class TerminalProgress:
         self._console, self._tracker = console, WorkTracker()
         self._spinner = Spinner("line")  # of ASCII characters, which every terminal has
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} images/s"),
+            TextColumn("{task.fields[status]}", markup=False),
             TimeRemainingColumn(),
         )
         self._bar = Progress(*columns, console=console)
-        self._task = self._bar.add_task("", total=None, loss=math.nan, rate=0.0)
+        self._task = self._bar.add_task("", total=None, status="")
 
     def on_phase(self, phase: Phase) -> None:
         self._tracker.on_phase(phase)
+        if phase.epoch:
+            self._bar.update(self._task, status=phase.description)
 
     def on_step(self, report: StepReport) -> None:
         self._tracker.on_step(report)
+        loss = "" if report.loss is None else f"loss {report.loss:.4f}  "
         self._bar.update(
             self._task,
             total=report.epochs * report.steps,
             completed=report.completed_steps,
             description=f"{escape_line(self.title)}epoch {report.epoch + 1}/{report.epochs}",
-            loss=math.nan if report.loss is None else report.loss,
-            rate=report.images_per_second,
+            status=f"{loss}{report.images_per_second:,.0f} images/s",
         )
 
     def print(self, text: str) -> None:
@@ -112,9 +113,13 @@ class TerminalProgress:
         """What is shown now."""
         from rich.text import Text
 
-        if self._tracker.phase is None and self._tracker.step is not None:
+        phase, step = self._tracker.phase, self._tracker.step
+        if step is not None and (phase is None or phase.epoch):
             return self._bar.get_renderable()
-        self._spinner.update(text=Text(escape_line(self.title + self._tracker.describe())))
+        line = self._tracker.describe()
+        if not line:
+            return Text("")
+        self._spinner.update(text=Text(escape_line(self.title + line)))
         return self._spinner
 
 

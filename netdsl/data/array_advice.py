@@ -6,9 +6,39 @@ from typing import Any
 
 import numpy as np
 
+from netdsl.types import Array, dims
+
 Shape = tuple[int, ...]
 ONE_HOT_ADVICE = "`labels.argmax(axis=1)`, or a column `label` in a table, makes classes of them"
 """What to do about labels [N, classes] of which each image has exactly one."""
+
+
+CHANNELS_LAST = "the channels come last: `images.transpose(0, 2, 3, 1)`"
+
+
+def has_channels_first(shape: Shape) -> bool:
+    """Whether images of this shape are most likely channels x height x width."""
+    return len(shape) == 3 and shape[0] in (1, 3, 4) and shape[1] == shape[2] > 4
+
+
+def describe_doubts(images: Any) -> tuple[str, ...]:
+    """What is probably not meant with images that a net takes as they are: channels that come
+    first, and floats of the range of bytes."""
+    if not isinstance(images, np.ndarray):
+        return ()
+    found = []
+    if has_channels_first(images.shape[1:]):
+        read = f"images are height x width x channels, so {dims(images.shape[1:])} has "
+        found.append(f"{read}{images.shape[-1]} channels; {CHANNELS_LAST}")
+    first = images[:_LOOKED_AT]
+    if first.dtype.kind == "f" and first.max(initial=0) > _BYTE_LIKE:
+        scaled = "`images / 255`, or bytes (uint8) with `normalize`, train better"
+        found.append(f"the images are floats up to {first.max():.4g}; {scaled}")
+    return tuple(found)
+
+
+_LOOKED_AT, _BYTE_LIKE = 256, 100
+"""How many images are looked at, and a value that normalised ones do not have."""
 
 
 def advise_axes(shape: Shape, wanted: Shape, noun: str = "images") -> str | None:
@@ -36,9 +66,34 @@ def advise_channels(shape: Shape, channels: int, noun: str = "images") -> str | 
 
 
 def advise_image_type(dtype: np.dtype[Any], noun: str = "images") -> str | None:
-    """How to make bytes of other integers."""
-    if dtype.kind in "iu" and dtype != np.uint8:
-        return f"pictures are bytes: `{noun}.astype(np.uint8)`, if the values are 0 to 255"
+    """How to make bytes of other numbers."""
+    cast = f"`{noun}.astype(np.uint8)`, if the values are 0 to 255"
+    if dtype.kind == "f":
+        scaled = f"`({noun} * 255).round().astype(np.uint8)`, if they are 0 to 1"
+        return f"pictures are bytes: {cast}; {scaled}"
+    return f"pictures are bytes: {cast}" if dtype.kind in "iu" and dtype != np.uint8 else None
+
+
+def advise_numbering(is_present: Array, noun: str = "labels") -> str | None:
+    """How to number classes from 0 without gaps; `is_present` says of each label whether any image
+    has it. None if they are numbered so."""
+    first = int(np.argmax(is_present))
+    if is_present[: int(is_present.sum())].all():
+        return None
+    if first and is_present[first:].all():
+        return f"`{noun} - {first}` numbers the classes from 0"
+    return f"`np.unique({noun}, return_inverse=True)[1]` numbers the classes from 0 without gaps"
+
+
+def advise_object_type(dtype: np.dtype[Any], name: str) -> str | None:
+    """How to save an array of text or of Python objects, by its name."""
+    if "label" in name or name.startswith("y"):
+        if dtype.kind in "US":
+            made = f"`classes, numbers = np.unique({name}, return_inverse=True)`"
+            return f"{made}, then `np.savez(FILE, labels=numbers, classes=classes, ...)`"
+        return f"`{name}.astype(str)` makes text of them, and `np.unique` numbers that"
+    if dtype.hasobject:
+        return "images of one size are one array: resize them, or save pictures for `folder(DIR)`"
     return None
 
 

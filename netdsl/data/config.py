@@ -12,12 +12,12 @@ from netdsl.data.limit import Limit, LimitKind
 from netdsl.data.mixing import MIXINGS
 from netdsl.data.sampling import BALANCED, SHUFFLED
 from netdsl.data.sources import NO_SOURCE, SOURCES
-from netdsl.errors import NetError, Span, fail
+from netdsl.errors import NetError, Span, fail, suggest_alias, suggest_spelling
 from netdsl.ir.builder import Builder
 from netdsl.parameter_types import Float, Integer, ListOf, NoneLiteral, OneOf, TypeMismatch
 from netdsl.signature import BoundCall, CallOf, Param, Signature
 from netdsl.types import Node
-from netdsl.values import Argument, Symbol, Value
+from netdsl.values import Argument, Call, Symbol, Value, format_value
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,38 @@ class _SourceKind:
     def accept(self, value: Value) -> BoundCall:
         if value is None:
             return BoundCall("none", NO_SOURCE, {})
+        if isinstance(value, str) and value not in SOURCES:
+            message = f"`source` is only a path, {format_value(value)}"
+            raise fail(message, help=f"{_READERS}: `{_reader_of(value)}({format_value(value)})`")
+        if isinstance(value, Symbol | Call) and value.name not in SOURCES:
+            _check_name(value.name, value.span)
         return CallOf("source", SOURCES).accept(value)
+
+
+_READERS = "`folder`, `arrays` (.npz) or `csv` reads it"
+_OTHER_DATA_SETS = frozenset(
+    (
+        *("caltech101", "celeba", "cifar100", "coco", "emnist", "flowers102", "food101"),
+        *("imagenet", "kmnist", "mnist_m", "omniglot", "places365", "qmnist", "stl10", "svhn"),
+        *("tiny_imagenet", "voc"),
+    )
+)
+"""Well-known data sets that are no sources."""
+
+
+def _reader_of(path: str) -> str:
+    """The source that reads a file of that suffix, or a folder."""
+    suffix = path.rpartition(".")[2].lower()
+    return {"npz": "arrays", "npy": "arrays", "csv": "csv"}.get(suffix, "folder")
+
+
+def _check_name(name: str, span: Span | None) -> None:
+    """Raises NetError for a name that no source has and that is no misspelt one."""
+    is_other = name.lower() in _OTHER_DATA_SETS
+    if not is_other and (suggest_alias(name, SOURCES) or suggest_spelling(name, SOURCES)):
+        return
+    help = f'the sources are {", ".join(sorted(SOURCES))}; `folder("{name}")` reads the pictures '
+    raise fail(f"unknown source `{name}`", span, help=f"{help}in a folder of that name")
 
 
 SIGNATURE = Signature(

@@ -54,6 +54,9 @@ def open_csv(path: Path) -> CsvFile:
     """Reads a table of at most MAX_TABLE_BYTES. Raises NetError if it is not UTF-8 text, has no
     rows, or no header of different names, separated by commas."""
     content = read_regular_file(path, MAX_TABLE_BYTES)
+    if content.startswith(b"PK\3\4"):
+        help = "save a sheet of Excel as `CSV UTF-8`; `arrays(...)` reads .npz"
+        raise fail(f"{path} is an archive, such as .xlsx or .npz, not a table of text", help=help)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as e:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from netdsl.data.inventory import abbreviate
-from netdsl.data.pictures import is_picture
+from netdsl.data.pictures import UNREAD_SUFFIXES, is_picture
 from netdsl.errors import fail
 
 PICTURE_SUFFIXES = (
@@ -16,6 +17,9 @@ PICTURE_SUFFIXES = (
     *[".tif", ".tiff", ".webp"],
 )
 """Files with these suffixes must be pictures; the contents of other files are inspected."""
+NOT_A_PICTURE = "not a picture"
+MAX_PICTURES = 1_000_000
+"""The most pictures of a folder that are predicted."""
 SYSTEM_FOLDERS = ("__MACOSX", "__pycache__")
 MAX_NON_PICTURES = 20_000
 """The most files and folders other than pictures that a link out of the data folder may lead to."""
@@ -99,7 +103,7 @@ class _FolderScan:
         elif not is_dir:
             if looks_like_picture(path):
                 return True
-            self.ignored_files.add(path, "not a picture")
+            self.ignored_files.add(path, NOT_A_PICTURE)
         return False
 
     def _enqueue(self, path: Path, relative_path: str, link: Path | None) -> None:
@@ -127,6 +131,39 @@ class _FolderScan:
         if self.non_picture_count > MAX_NON_PICTURES:
             many = f"over {MAX_NON_PICTURES:,} files and folders that are not pictures"
             raise fail(f"{link} is a link to {many}", help="link to a folder with only pictures")
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder and in its subfolders, sorted, each folder once; also those in
+    formats that are not read, which are errors of their own. Raises NetError if there are none, or
+    more than MAX_PICTURES."""
+    whole = folder.resolve()
+    if whole == Path(whole.anchor):
+        raise fail(f"{folder} holds everything on this machine", help="name a folder of pictures")
+    ignored = IgnoredFiles(whole.parent)
+    scan = _FolderScan(whole.parent, whole.name, ignored, {})
+    found = list(islice(scan.find(), MAX_PICTURES + 1))
+    found += [n for n in ignored.paths_by_reason.get(NOT_A_PICTURE, ()) if is_unread(n)]
+    if not found:
+        raise fail(f"{folder} holds no pictures")
+    if len(found) > MAX_PICTURES:
+        message = f"{folder} holds more than {MAX_PICTURES:,} pictures"
+        raise fail(message, help="name the folders in it one by one")
+    return [folder / Path(name).relative_to(whole.name) for name in sorted(found)]
+
+
+def is_unread(name: str) -> bool:
+    """Whether a file is by its name a picture in a format that is not read."""
+    return os.path.splitext(name)[1].lower() in UNREAD_SUFFIXES
+
+
+def describe_unread_formats(folder: Path) -> str | None:
+    """What to do if a folder holds pictures only in formats that are not read."""
+    suffixes = {path.suffix.upper() for path in list_files(folder) if is_unread(path.name)}
+    if not suffixes:
+        return None
+    kinds = ", ".join(sorted(suffix[1:] for suffix in suffixes))
+    return f"it holds {kinds} pictures, a format that is not read: convert them to JPEG or PNG"
 
 
 def has_pictures(folder: Path) -> bool:

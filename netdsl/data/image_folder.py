@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from netdsl.data.data_source import DatasetNotFound, DataSource
 from netdsl.data.folder_scan import (
     IgnoredFiles,
     Owners,
+    describe_unread_formats,
     find_class_pictures,
     has_pictures,
     list_files,
@@ -22,7 +24,7 @@ from netdsl.data.inventory import abbreviate
 from netdsl.data.path_lookup import PathLookup
 from netdsl.data.pictures import BadPicture, Pictures, find_picture_errors
 from netdsl.data.samples import Dataset, Samples
-from netdsl.errors import Diagnostic, fail
+from netdsl.errors import Diagnostic, NetError, fail
 from netdsl.parameter_types import QuotedText
 from netdsl.signature import Param, Signature
 
@@ -53,7 +55,14 @@ def folder_source() -> DataSource:
 
 
 def _load(data_folder: Path | None, path: str) -> Dataset:
-    return read_folder(_find(data_folder, path)["path"])
+    root = _find(data_folder, path)["path"]
+    try:
+        return read_folder(root)
+    except NetError as e:
+        if root != data_folder:
+            raise
+        note = f"{root} holds no folder {Path(path).name}, so its own folders are read"
+        raise NetError(*(replace(d, notes=(*d.notes, note)) for d in e.diagnostics)) from None
 
 
 def _find(data_folder: Path | None, path: str) -> dict[str, Path]:
@@ -91,7 +100,7 @@ def read_folder(root: Path) -> Dataset:
             message = f"none of the pictures of {parts[name]} can be used"
             raise fail(
                 message,
-                help="restore some of them, or remove the folder",
+                help="restore some of them, or move the folder away",
                 notes=_error_messages(bad),
             )
     test = rest.get(TEST)
@@ -157,7 +166,8 @@ def _check_siblings(
         if not has_pictures(sibling):
             ignored_files.add(sibling, "a folder without pictures, beside the parts")
         elif match_part(name):
-            ignored_files.add(sibling, "its pictures are not in a class folder")
+            reason = "its pictures are not in a class folder; `netdsl predict` takes such a folder"
+            ignored_files.add(sibling, reason)
         elif len(parts) == 1:
             message = f"{parts[0]} may be a part, or a class like {name} beside it"
             help = f"move {name} away, or {parts[0].name}'s own folders: it takes {_FOLDERS_HELP}"
@@ -207,8 +217,12 @@ def _check_no_empty_class(
     counts = train.count_by_class(len(classes))
     if not counts.all():
         empty = base / classes[int(counts.argmin())]
-        default_help = "put some there, or remove the folder"
-        help = (bad[0].diagnostics[0].help if bad else None) or default_help
+        default_help = (
+            f"each folder in {base} is read as a class: put pictures there, move it elsewhere if "
+            "it is no class, or give another folder"
+        )
+        help = bad[0].diagnostics[0].help if bad else describe_unread_formats(empty)
+        help = help or default_help
         raise fail(f"{empty} holds no pictures to train on", help=help, notes=_error_messages(bad))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from netdsl.data.array_advice import ONE_HOT_ADVICE
+from netdsl.data.array_advice import ONE_HOT_ADVICE, describe_doubts
 from netdsl.data.samples import Dataset, Samples
 from netdsl.text_escaping import escape_line
 
@@ -33,6 +33,8 @@ class Inventory:
     unlimited: int | None = None
     """The number of training images of which a limit takes a part, if there is one."""
     is_balanced: bool = False
+    doubts: tuple[str, ...] = ()
+    """What is probably not meant with the images."""
     """Whether an epoch has as many images of each class."""
 
     @property
@@ -58,6 +60,7 @@ class Inventory:
         if self.is_one_hot:
             help = f"{ONE_HOT_ADVICE}, among which `loss = cross_entropy` chooses"
             parts.append(f"  every image has exactly one label: {help}")
+        parts += [f"  note: {doubt}" for doubt in self.doubts]
         missing = [
             f"  no images {part}: {abbreviate(names)}"
             for part, names in self.missing_classes.items()
@@ -106,6 +109,7 @@ class Inventory:
             "held_out": self.is_held_out,
             "unlimited": self.unlimited,
             "balanced": self.is_balanced,
+            "notes": list(self.doubts),
             "left_out": list(self.ignored_files),
             "bad_pictures": list(self.bad_pictures),
         }
@@ -142,6 +146,7 @@ def make_inventory(
         dataset.picture_errors,
         unlimited,
         is_balanced,
+        describe_doubts(train.images),
     )
 
 

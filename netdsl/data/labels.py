@@ -60,7 +60,10 @@ def name_classes(labels: Mapping[str, Array], names: Sequence[str] = ()) -> tupl
         count = 1 + max(int(x.max(initial=0)) for x in labels.values())
         if names and count > len(names):
             title = max(labels, key=lambda k: labels[k].max(initial=0))
-            raise fail(f"{title} holds the label {count - 1}, but there are {len(names)} `classes`")
+            message = f"{title} holds the label {count - 1}, but there are {len(names)} `classes`"
+            least = min(int(x.min(initial=count)) for x in labels.values())
+            help = f"labels count from 0: `labels - {least}`" if least else None
+            raise fail(message, help=help)
     return tuple(names) or tuple(map(str, range(count)))
 
 

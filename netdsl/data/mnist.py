@@ -11,6 +11,7 @@ import numpy as np
 from netdsl.data.data_source import PATH, DatasetFiles, DataSource, mirror_url
 from netdsl.data.download import RemoteFile, fetch
 from netdsl.data.idx import find_file, read_idx, read_idx_shape
+from netdsl.data.picture_table import PIXEL_TABLE_HELP
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import fail
 from netdsl.signature import Signature
@@ -47,22 +48,15 @@ def idx_source(
     return DataSource(Signature(name, (PATH,)), load, find, (28, 28, 1), classes, doc)
 
 
-_KAGGLE_HELP = (
-    "holds pixels as text, as Kaggle's digit-recognizer does: "
-    '`t = np.loadtxt("train.csv", delimiter=",", skiprows=1, dtype=np.uint8)`, then '
-    '`np.savez("digits.npz", images=t[:, 1:].reshape(-1, 28, 28), labels=t[:, 0])` makes a file '
-    'for `source = arrays("digits.npz")`'
-)
-
-
 def _recognise(folder: Path) -> str | None:
     """What to do if a folder holds the data set in another form."""
     if (folder / "train.csv").is_file():
-        return f"{folder / 'train.csv'} {_KAGGLE_HELP}"
+        return f"{folder / 'train.csv'} {PIXEL_TABLE_HELP}"
     if (folder / "mnist.npz").is_file():
         return f"{folder / 'mnist.npz'} is Keras's file: `source = arrays('mnist.npz')` reads it"
-    if (folder / "processed" / "training.pt").is_file():
-        return f"{folder / 'processed'} holds pickles of an old torchvision, which are never read"
+    for place in (folder / "processed", folder / "MNIST" / "processed"):
+        if (place / "training.pt").is_file():
+            return f"{place} holds pickles of an old torchvision, which are never read"
     return None
 
 

@@ -103,12 +103,13 @@ def _read_archive(archive: NpzArchive) -> Dataset:
 
 
 def _find_style(archive: NpzArchive) -> tuple[Pair, ...]:
-    """The names of the arrays: the first style of which there are training images or labels.
-    Raises NetError if there is none."""
+    """The names of the arrays: the first style of which there are training images, else labels.
+    Raises NetError if there are neither."""
     there = archive.names()
-    for style in _STYLES:
-        if not set(style[0]).isdisjoint(there):
-            return style
+    for kind in (0, 1):
+        for style in _STYLES:
+            if style[0][kind] in there:
+                return style
     message = f"{archive.path} holds no array `images`"
     if there:
         message += f", but {abbreviate(there)}"

@@ -17,6 +17,7 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
+from netdsl.data.array_advice import advise_object_type
 from netdsl.data.memory_limits import check_memory, read_exactly
 from netdsl.errors import NetError, fail
 from netdsl.file_io import open_regular_file
@@ -110,7 +111,9 @@ class NpzArchive:
         found = NpzMember(name, shape, dtype, is_fortran_order, info)
         if dtype.hasobject or dtype.kind not in kinds:
             noun = "text" if kinds == "U" else "numbers"
-            raise fail(f"{shown} holds {dtype}, not {noun}", help=self.save_help)
+            held = "Python objects, a pickle, which is never read" if dtype.hasobject else dtype
+            help = advise_object_type(dtype, name) or self.save_help
+            raise fail(f"{shown} holds {held}, not {noun}", help=help)
         if found.size > info.file_size:
             raise fail(f"{shown} claims to have {found.size:,} bytes; it is damaged")
         return found

@@ -108,6 +108,8 @@ class PathLookup:
         if slashes != self.path:
             return f"folders are separated by `/`: `{slashes}`"
         for candidate in self.candidates:
+            if _is_denied(candidate):
+                return f"you may not read {candidate.parent}: check its permissions"
             packed = next((s for s in _ARCHIVES if os.path.isfile(f"{candidate}{s}")), None)
             if packed is not None:
                 return f"unpack it first: `{_ARCHIVES[packed]} {candidate}{packed}`"
@@ -115,6 +117,17 @@ class PathLookup:
             if near is not None:
                 return near
         return None
+
+
+def _is_denied(path: Path) -> bool:
+    """Whether a folder on the way may not be searched."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):  # it is missing, or could be no path
+        return False
+    return False
 
 
 def _names_beside(path: Path) -> list[str]:

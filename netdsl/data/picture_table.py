@@ -36,6 +36,14 @@ from netdsl.types import Array
 
 SPLIT, ONE_LABEL, SEVERAL_LABELS = "split", "label", "labels"
 """Columns, in any case: the part of a picture, its one label, its several labels."""
+_MANY_COLUMNS = 50
+PIXEL_TABLE_HELP = (
+    "holds pixels as text, as Kaggle's digit-recognizer does: "
+    '`t = np.loadtxt("train.csv", delimiter=",", skiprows=1, dtype=np.uint8)`, then '
+    '`np.savez("digits.npz", images=t[:, 1:].reshape(-1, 28, 28), labels=t[:, 0])` makes a file '
+    'for `source = arrays("digits.npz")`'
+)
+"""What to do with a table of pixels; the side is that of MNIST."""
 _SEPARATORS = "|;"
 """What separates the labels in a cell; in a column without any of these, spaces do."""
 _FLAGS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
@@ -164,6 +172,9 @@ def _find_columns(table: CsvFile) -> _Columns:
     if header[0].endswith(PICTURE_SUFFIXES):
         message = f"the first line names the picture {escape_line(table.header[0])}, not columns"
         raise table.make_error(line, message, f"add a header: {_COLUMNS_HELP}")
+    if header[0] == ONE_LABEL and len(header) > _MANY_COLUMNS:
+        message = f"the table holds pixels: `{header[0]}` and {len(header) - 1:,} other columns"
+        raise table.make_error(line, message, f"it {PIXEL_TABLE_HELP}")
     if header[0] in (SPLIT, ONE_LABEL, SEVERAL_LABELS):
         message = f"the first column is `{header[0]}`, but it has to name the picture"
         raise table.make_error(line, message, _COLUMNS_HELP)

@@ -33,6 +33,8 @@ _MAGIC = re.compile(
     rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
     re.DOTALL,
 )
+UNREAD_SUFFIXES = frozenset((".avif", ".cr2", ".dng", ".heic", ".heif", ".nef", ".psd", ".svg"))
+"""Suffixes of pictures in formats that are not decoded."""
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _PLAIN_MODES = ("1", "L", "P", "RGB")
 _WHOLE_IMAGE_FORMATS = ("WEBP", "JPEG2000")
@@ -193,7 +195,9 @@ def _add_path_to_errors(path: Path) -> Iterator[None]:
         first = e.diagnostics[0]
         raise _make_error(f"{path}: {first.message}", first.help) from None
     except Exception as e:  # third-party decoders raise anything for damaged files
-        raise _make_error(f"{path} is not a readable picture: {_describe_error(e, path)}") from None
+        help = "convert it to JPEG or PNG" if path.suffix.lower() in UNREAD_SUFFIXES else None
+        message = f"{path} is not a readable picture: {_describe_error(e, path)}"
+        raise _make_error(message, help) from None
 
 
 def _describe_error(e: Exception, path: Path) -> str:

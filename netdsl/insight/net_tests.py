@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from netdsl.errors import NetError, Span, fail, suggest_name
+from netdsl.errors import NetError, Span, fail, suggest_name, suggest_spelling
 from netdsl.insight import trial
 from netdsl.insight.gradcheck import GRADCHECK_SETTINGS, LayerCheck, gradcheck
 from netdsl.insight.published_accuracy import (
+    PUBLISHED_SIGNATURE,
     PublishedAccuracy,
     is_published,
     read_published_accuracies,
@@ -227,12 +228,12 @@ def _evaluate_expectation(context: QueryContext, e: s.Expression) -> Expectation
         number, number_span = grouped_number
         help = f"write `{number.replace(',', '_')}`"
         raise fail("a comma ends an expectation; group thousands with `_`", number_span, help=help)
-    raise fail(
-        f"`{expression_text(e)}` is not an expectation",
-        e.span,
-        help="write a comparison: `params == 61_706`, `macs ~ 1.8e9`; or write `gradients`, "
-        '`equal("a", "b")` or `not equal("a", "b")`',
-    )
+    help = "write a comparison: `params == 61_706`, `macs ~ 1.8e9`; or write `gradients`, "
+    help += '`equal("a", "b")` or `not equal("a", "b")`'
+    if isinstance(operand, s.CallExpr | s.Name):
+        names = ("gradients", EQUAL_SIGNATURE.name, PUBLISHED_SIGNATURE.name)
+        help = suggest_spelling(operand.name, names) or help
+    raise fail(f"`{expression_text(e)}` is not an expectation", e.span, help=help)
 
 
 def _find_comma_grouped_number(span: Span) -> tuple[str, Span] | None:

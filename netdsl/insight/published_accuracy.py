@@ -131,25 +131,34 @@ PUBLISHED_SIGNATURE = Signature(
         Param(
             "top5", _ShareKind(), None, "share of those whose class is among the five most likely"
         ),
-        Param("source", _or_none(_ReporterKind()), None, 'who reports it: `"paper, table 3"`'),
+        Param(
+            "source",
+            _or_none(_ReporterKind()),
+            None,
+            'who reports it: `"paper, table 3"`',
+            is_keyword_only=True,
+        ),
         Param(
             "crops",
             OneOf((Integer(1, 10_000), Choice((DENSE,)), NoneLiteral())),
             None,
             "how many crops of an image were averaged, or `dense`: the net was applied to the "
             "whole image",
+            is_keyword_only=True,
         ),
         Param(
             "train",
             _or_none(_TrainingSidesKind()),
             None,
             "short side of the training images, or an interval of it (`[256, 512]`)",
+            is_keyword_only=True,
         ),
         Param(
             "test",
             _or_none(ListOf(_SIDE)),
             None,
             "short side of the test images, or a list of several that were averaged",
+            is_keyword_only=True,
         ),
     ),
 )

@@ -297,6 +297,8 @@ def _parse_used_file(read: TextReader, target: str, directory: str) -> s.File:
     """Parses the file `target`, which a file in `directory` uses."""
     folder = f"`{directory}`" if directory else "the current folder"
     path_help = f"the path is relative to the folder of the file that contains it, here {folder}"
+    if not target.endswith(SUFFIX):
+        path_help = f'did you mean `use "{target}{SUFFIX}"`? {path_help}'
 
     def read_with_help(path: str) -> str:
         try:
@@ -366,19 +368,21 @@ def resolve_instance(
     for arguments in reversed(argument_lists):
         signature.bind(arguments, span, partial=True)
         arguments_by_name |= {a.name: a for a in name_arguments(item.params, arguments) if a.name}
-    _check_parameters(name, item, arguments_by_name, span)
+    _check_parameters(program.net_table.find(name).item, item, arguments_by_name)
     return item, arguments_by_name
 
 
-def _check_parameters(name: str, net: s.Net, given: Mapping[str, Argument], span: Span) -> None:
-    """Raises NetError if a parameter of a net has neither a default nor a value."""
+def _check_parameters(named: NetItem, net: s.Net, given: Mapping[str, Argument]) -> None:
+    """Raises NetError if a parameter of the net behind an item has neither a default nor a
+    value."""
     missing = [p.name for p in net.params if p.default is None and p.name not in given]
     if not missing:
         return
-    settings = " ".join(f"`--set {p}=VALUE`" for p in missing)
+    settings = " ".join(f"--set {p}=VALUE" for p in missing)
     values = ", ".join(f"{p}=VALUE" for p in missing)
+    new, base = (named.name, named.base) if isinstance(named, s.Instance) else ("my", named.name)
     raise fail(
-        f"`{name}` needs {' and '.join(f'`{p}`' for p in missing)}",
-        span,
-        help=f"set it with {settings}, or write `net my = {name}({values})`",
+        f"`{named.name}` needs {' and '.join(f'`{p}`' for p in missing)}",
+        named.span,
+        help=f"set it with `{settings}`, or write `net {new} = {base}({values})`",
     )

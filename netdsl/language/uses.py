@@ -59,8 +59,8 @@ class NetTable:
             message = f"several files that {self.file} uses define a net `{name}`"
             notes = tuple(f"at {x.item.span}" for x in found)
             help = (
-                f"write `net my_{name} = {name}` in a file that uses only one of them, and use that "
-                "file"
+                f"write `net my_{name} = {name}` in a file that uses only one of them, and use "
+                "that file"
             )
             raise NetError(Diagnostic(message, span, help, notes))
         return found[0]

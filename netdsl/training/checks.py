@@ -6,7 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from netdsl.data.array_advice import ONE_HOT_ADVICE, advise_axes
+from netdsl.data.array_advice import (
+    CHANNELS_LAST,
+    ONE_HOT_ADVICE,
+    advise_axes,
+    advise_numbering,
+    has_channels_first,
+)
 from netdsl.data.config import DataConfig
 from netdsl.data.data_source import DataSource
 from netdsl.data.inventory import abbreviate
@@ -167,17 +173,17 @@ def _check_class_gaps(dataset: Dataset) -> None:
         return
     counts = dataset.train.count_by_class(len(dataset.classes))
     empty = [c for c, n in zip(dataset.classes, counts, strict=True) if not n]
-    if empty:
-        highest = str(len(counts) - 1)
-        reason, help = "", "each class needs a training image"
-        if dataset.classes[-1] == highest:
-            reason = f", as the highest label is {highest},"
-            help = (
-                "number the classes 0, 1, 2, ... without gaps, as "
-                "`np.unique(labels, return_inverse=True)[1]` does"
-            )
-        message = f"there are {len(counts):,} classes{reason} but no training images of "
-        raise fail(message + abbreviate(empty), help=help)
+    if not empty:
+        return
+    if dataset.classes[-1] != str(len(counts) - 1):
+        message = f"there are {len(counts):,} classes, but no training images of "
+        raise fail(message + abbreviate(empty), help="each class needs a training image")
+    present = [c for c, n in zip(dataset.classes, counts, strict=True) if n]
+    raise fail(
+        f"the labels of the training images are {abbreviate(present)}, and none is "
+        f"{abbreviate(empty)}; labels are 0, 1, 2, ... without gaps",
+        help=advise_numbering(counts > 0) or "each label of the test images needs training images",
+    )
 
 
 def check_unchanged(data: DataConfig, samples: Samples) -> None:
@@ -199,6 +205,8 @@ def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | No
     input after the preprocessing of the data section."""
     wanted = network.graph[network.image_input]
     reorder = None if image is None else advise_axes((1, *image), network.image_shape)
+    if image is not None and image != network.image_shape and has_channels_first(image):
+        reorder = CHANNELS_LAST
     if image is not None and reorder:
         message = f"the images are {dims(image)}, but the net needs {dims(network.image_shape)}"
         raise fail(message, wanted.span, help=reorder)
@@ -208,7 +216,9 @@ def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | No
     ):
         given = _prepared_shape(prepare, image, count, wanted.span)
         if image is not None and given != network.image_shape:
-            file = data.source.arguments.get("path")
+            source = data.source
+            is_known = source.record.image_shape is not None
+            file = None if is_known else source.arguments.get("path")
             after = f", after `{key}` {dims(given)}" if given != image else ""
             other = f"end `{key}` with a crop" if after else "choose another source"
             raise fail(

@@ -40,7 +40,7 @@ from netdsl.training.recipe.net_data import find_data_of_net
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import PRECISIONS
 from netdsl.training.recipe.schedules import SCHEDULES
-from netdsl.values import Symbol, Value
+from netdsl.values import Call, Symbol, Value, format_value
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,31 @@ class _NameKind:
         return value
 
 
+@dataclass(frozen=True)
+class _NetNameKind(_NameKind):
+    """A bare name of a net, which takes no arguments here."""
+
+    def accept(self, value: Value) -> Symbol:
+        if isinstance(value, Call):
+            help = f"write `net my = {format_value(value)}` outside, and here `net = my`"
+            if not value.arguments:
+                help = f"write `net = {value.name}`"
+            raise fail("`net` takes the name of a net, without arguments", value.span, help=help)
+        return super().accept(value)
+
+
 _OPTIONAL_NAME = OneOf((NoneLiteral(), _NameKind()))
 _OPTIONAL_COUNT = OneOf((NoneLiteral(), Integer(1, 1_000_000)))
 
 SIGNATURE = Signature(
     "train",
     (
-        Param("net", _OPTIONAL_NAME, None, "which net; by default the file's first"),
+        Param(
+            "net",
+            OneOf((NoneLiteral(), _NetNameKind())),
+            None,
+            "which net; by default the file's first",
+        ),
         Param("data", _OPTIONAL_NAME, None, "which data section; by default the unnamed one"),
         Param(
             "after",

@@ -69,12 +69,12 @@ class WorkTracker:
         self._first_step = 0
 
     def on_phase(self, phase: Phase) -> None:
-        if self.phase is None or self.phase.name != phase.name:
+        if self.phase is None or self.phase.name != phase.name:  # not only more images
             self._phase_start = time.monotonic()
         self.phase = phase
 
     def on_step(self, report: StepReport) -> None:
-        if self.step is None:
+        if self.step is None or report.completed_steps < self.step.completed_steps:  # a new run
             self._pace_start, self._first_step = time.monotonic(), report.completed_steps
         self.phase, self.step = None, report
 

@@ -40,21 +40,21 @@ def train(
             stepper.synchronize()
             raise StopRequested
 
-    def on_images(name: str, total: int) -> Callable[[int], None]:
+    def on_images(name: str, total: int, epoch: str = "") -> Callable[[int], None]:
         """What to call with the number of images that have been evaluated, of `total`."""
 
         def report(done: int) -> None:
             check_stop()
-            callbacks.on_phase(Phase(name, done, total))
+            callbacks.on_phase(Phase(name, done, total, epoch))
 
-        callbacks.on_phase(Phase(name, 0, total))
+        callbacks.on_phase(Phase(name, 0, total, epoch))
         return report
 
     timing: dict[str, float | None] = {}
     with pictures.verify_in_background() as verification:
         while not stepper.progress.is_finished(job.recipe):
             epoch = f"epoch {stepper.progress.epoch + 1}/{job.recipe.epochs}"
-            callbacks.on_phase(Phase(f"{epoch}: starting"))
+            callbacks.on_phase(Phase("starting", epoch=epoch))
             epoch_start, started = stepper.progress, time.perf_counter()
             with closing(stepper.prefetch_groups()) as groups:
                 for group in groups:
@@ -73,8 +73,8 @@ def train(
                 directory.save_last(stepper.progress)  # validation may meet a damaged picture
             score = None
             if evaluator.has_validation:
-                score = evaluator.validate(on_images(f"{epoch}: validating", len(job.validation)))
-            callbacks.on_phase(Phase(f"{epoch}: saving"))
+                score = evaluator.validate(on_images("validating", len(job.validation), epoch))
+            callbacks.on_phase(Phase("saving", epoch=epoch))
 
             seen = stepper.progress.seen - epoch_start.seen
             rate = seen / seconds if seen else None
