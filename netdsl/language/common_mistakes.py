@@ -83,7 +83,7 @@ def _check_names(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token(
             f"names are made of letters, digits and `_`: `{context.previous_token}_...`"
         )
-    if context.previous_token == "output" and context.token == "(":
+    if context.previous_token == "output" and context.token in ("(", "}", ";", "->"):
         return context.unexpected_token(
             "a side output is `output NAME: ...`; the end of a net is its main output"
         )

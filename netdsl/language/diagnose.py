@@ -58,7 +58,8 @@ def _move(diagnostic: Diagnostic, source: Source) -> Diagnostic:
 
 def diagnose_expression(source: Source, start: int, error: UnexpectedInput) -> Diagnostic:
     """Explains the syntax error in the expression that begins at `start` in `source`."""
-    return _explain(source, start, len(source.text), error)
+    quotes = explain_single_quotes(source, start, len(source.text))
+    return next(quotes, None) or _explain(source, start, len(source.text), error)
 
 
 def _split_sections(text: str) -> list[tuple[int, int]]:

@@ -92,6 +92,12 @@ def _check_layer_messages(context: SyntaxErrorContext) -> Diagnostic | None:
 def _check_python_values(context: SyntaxErrorContext) -> Diagnostic | None:
     """Checks for tuples and dictionaries in an expression."""
     tokens = context.preceding_tokens
+    path = re.match(r"[.~]{0,2}/[\w./~-]*[A-Za-z][\w./~-]*", context.remaining_text)
+    if context.token in ("/", ".", "~") and context.is_value_expected and path:
+        return context.unexpected_token(f'a path is quoted: `"{path[0]}"`')
+    attribute = re.match(r"(?:\.\w+)*\.(\w+)", context.remaining_text)
+    if attribute and "_OR" in context.expected and NAME.fullmatch(context.previous_token):
+        return context.unexpected_token(f"names have no dots here: write `{attribute[1]}`")
     if context.token == "{" and context.is_value_expected:
         help = 'there are no dictionaries; a list of pairs is `[("conv1.*", 0.1)]`'
         return context.unexpected_token(help)
@@ -170,6 +176,8 @@ def _check_entries(context: SyntaxErrorContext) -> Diagnostic | None:
     is_double = token == "==" and context.is_value_expected  # read as `=` and one more
     if is_double or (token in _COMPARISONS and context.expected == {"EQUAL"}):
         return context.unexpected_token(_comparison_help(context))
+    if context.expected == {"EQUAL"} and (token[0] == '"' or token[0].isalnum()):
+        return context.unexpected_token(f"write `{previous} = {token}`")
     is_entry_expected = {"_EXPECT", "NAME"} <= context.expected
     if is_entry_expected and previous == "," and re.match(r"[\d.\"-]", token):
         return _unbracketed_list(context)

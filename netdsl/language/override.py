@@ -95,11 +95,25 @@ def _parse_value(setting: str, text: str, option: str) -> s.Expression:
         return parse_expression(text, f"{option} {before}")
     except NetError as e:
         if not _UNQUOTED_TEXT.fullmatch(text):
-            raise
+            help = None if is_python else _unbracketed_help(before, text, option)
+            if help is None:
+                raise
+            raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
         shell_example = f"{option} {_EXAMPLES[option][1]}"
         example = """{"train.freeze": '"conv1.*"'}""" if is_python else shell_example
         help = f"globs and paths have quotes of their own: {example}"
         raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
+
+
+def _unbracketed_help(key: str, text: str, option: str) -> str | None:
+    """How to write a list without brackets, or a call without its parentheses."""
+    if re.fullmatch(r"(?![^,]*[\[(])[^,=]+(,[^,=]+)+", text):
+        runs = "" if option == "--vary" else "; `netdsl sweep --vary` tries several values"
+        return f"a list has brackets: `{option} '{key}[{text}]'`{runs}"
+    call = re.fullmatch(r"(\w+),\s*(\w+=.+)", text)
+    if call:
+        return f"arguments go in parentheses: `{option} '{key}{call[1]}({call[2]})'`"
+    return None
 
 
 def _set_entry(file: s.File, kind: str, path: list[str], value: s.Expression, key: str) -> s.File:
