@@ -164,7 +164,7 @@ def _warn_once(reason: str) -> None:
     _shown_warnings.append(reason)
     with suppress(OSError, ValueError):
         print(
-            f"warning: {escape_line(reason)}, so it is not used and cached results are computed "
-            "again; remove it, or set NETDSL_CACHE to another directory",
+            f"warning: {escape_line(reason)}, so it is not used, and cached results are computed "
+            f"again; remove it, or set NETDSL_CACHE to another directory",
             file=sys.stderr,
         )

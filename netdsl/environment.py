@@ -42,5 +42,5 @@ def read_integer(name: str, maximum: int, description: str) -> int | None:
     number = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
     if not 1 <= number <= maximum:
         message = f"{format_variable(name, text)} is not a {description} from 1 to {maximum:,}"
-        raise fail(message, help=f"without {name}, a suitable one is chosen")
+        raise fail(message, help=f"without {name}, a suitable value is chosen")
     return number

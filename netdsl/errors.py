@@ -300,7 +300,7 @@ _ADVICE = {
     "hardtanh": "write `clamp(-1, 1)`",
     "activation": "activations are separate layers: `conv(...) -> relu`",
     "act": "activations are separate layers: `conv(...) -> relu`",
-    "shuffle": "training images are shuffled every epoch; `seed` determines the order",
+    "shuffle": "training images are shuffled in every epoch; `seed` determines the order",
     "in_channels": "the input channels are inferred; give only the output `channels`",
     "input_shape": "the shape belongs in `input(28x28x1)`",
     "batch": "`batch` belongs in the `data` section",

@@ -26,24 +26,24 @@ class FileKind:
 
 NET = FileKind(
     "a .net file",
-    "`netdsl train {}` makes its weights, `netdsl import MODEL --into {} -o x.safetensors` takes "
-    "those of a model",
+    "`netdsl train {}` trains its weights, `netdsl import MODEL --into {} -o x.safetensors` "
+    "imports them from another model",
 )
 CHECKPOINT = FileKind(
     "a checkpoint",
-    "`netdsl predict`, `eval`, `filters`, `export` and `diff` take it, and a recipe starts from it "
-    'by `init = weights("{}")`',
+    "`netdsl predict`, `eval`, `filters`, `export` and `diff` read it, and a recipe can start from "
+    'it with `init = weights("{}")`',
 )
 TENSORS = FileKind(
     "a file of weights without a net",
-    "`netdsl import {} --into FILE.net:NET -o x.safetensors` gives them a net",
+    "`netdsl import {} --into FILE.net:NET -o x.safetensors` fits them to a net",
 )
 ONNX = FileKind("an ONNX model", "`netdsl import {} -o x.net --weights x.safetensors` converts it")
 KERAS = FileKind(
     "a model of Keras or TensorFlow",
     'export it to ONNX first: `model.export("x.onnx", format="onnx")` in Keras 3, or tf2onnx',
 )
-ARRAY = FileKind("a single array", "`np.savez(FILE, **arrays)` writes arrays with their names")
+ARRAY = FileKind("a single array", "`np.savez(FILE, **arrays)` saves arrays by name")
 RUN = FileKind(
     "the folder of a run",
     "`netdsl train --resume {}`, `eval`, `predict`, `filters` and `export` take it",

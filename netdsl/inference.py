@@ -158,8 +158,10 @@ class _Part:
 
 
 _ALL_LEARNED = "the weights were learned from these images"
-_PART_LEARNED = "the weights were learned from a part of these images, as `limit` says"
-_OTHER_DATA = "the data are not those of the run, which may have learned from some of these images"
+_PART_LEARNED = "the weights were learned from part of these images, because of `limit`"
+_OTHER_DATA = (
+    "the data set is not that of the run, which may have been trained on some of these images"
+)
 _OTHER_SPLIT = (
     "the weights were learned from most of these images; another version of netdsl held out the "
     "others"
@@ -275,7 +277,7 @@ class Predictor:
         least = min(network.image_shape[:2])
         if min(sizes) < least:
             raise fail(
-                f"pictures of {min(sizes)} pixels are smaller than the {least} that the net takes"
+                f"pictures of {min(sizes)} pixels are smaller than the {least} that the net needs"
             )
         chosen = (
             [bind_augmentation("resize", size=n), bind_augmentation("center_crop")] for n in sizes
@@ -308,7 +310,9 @@ class Predictor:
         strange = [c for c in classes if c not in self.classes]
         if strange:
             known = ", ".join(self.classes[:8]) + ", ..." * (len(self.classes) > 8)
-            message = f"{self.checkpoint.origin} has no class `{strange[0]}`, which the data has"
+            message = (
+                f"{self.checkpoint.origin} has no class `{strange[0]}`, which is in the data set"
+            )
             raise fail(message, help=f"its classes are {known}")
         places = np.array([self.classes.index(c) for c in classes], np.int32)
         return samples.renumber(places, len(self.classes))
@@ -353,10 +357,11 @@ def _name_images(samples: Samples, numbers: Array) -> list[str]:
 
 
 def _check_mirror(network: Network) -> None:
-    """Raises NetError if the net takes vectors, which have no mirror image."""
+    """Raises NetError if the net takes vectors, which has no mirror image."""
     if len(network.image_shape) != 3:
         raise fail(
-            f"the net takes vectors of {dims(network.image_shape)}, which have no mirror image",
+            f"the input of the net is a vector of {dims(network.image_shape)}, which has no "
+            f"mirror image",
             help="leave out `--flip`",
         )
 

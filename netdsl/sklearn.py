@@ -39,7 +39,7 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
     to the number of features, so that `net mlp(inputs=2, classes=2) { input(inputs) ... }` fits any
     table. Nothing is held out for validation, and the recipe's expectations are not judged.
 
-    `y` of several labels a sample, 0 and 1 [n, classes], is learned with `loss = bce`, unless the
+    `y` of several labels per sample, 0 and 1 [n, classes], is learned with `loss = bce`, unless the
     recipe has a loss for labels. `predict` then gives such an array, and `predict_proba` the
     probability of each label by itself.
 

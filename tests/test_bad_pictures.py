@@ -81,7 +81,7 @@ def test_a_run_that_a_bad_picture_ends_goes_on_to_the_same_bits(
     if part == "train":
         aside = other.rename(other.with_name("renamed.jpg"))  # that is no picture put back
         code, _, err = netdsl("train", "--resume", "run", *DEVICE)
-        assert (code, "the data are not those" in err) == (2, True)
+        assert (code, "the data set is not the one" in err) == (2, True)
         aside.rename(other)
     assert netdsl("train", "--resume", "run", *DEVICE)[0] == 0
     for name in ("last", "best"):
@@ -167,7 +167,7 @@ def test_bad_pictures_have_no_weight(pictures: Path) -> None:
     one = samples.take(np.array([samples.images.paths.index(p) for p in bad]))
     (judged,) = evaluation_batches(one, 4, prepare)
     assert not judged.weights.any()
-    with pytest.raises(NetError, match="none of the 2 pictures of a batch can be used"):
+    with pytest.raises(NetError, match="none of the 2 pictures in a batch can be used"):
         list(training_batches(one, 2, 1, 0, augment=prepare))
 
 
@@ -189,7 +189,7 @@ def test_where_no_picture_of_a_part_has_a_header_no_run_begins(
         path.write_bytes(b"")
     code, _, err = netdsl("train", "colours.net", "--out", "run", *SKIP, *DEVICE)
     assert code == 2
-    assert f"none of the pictures of pictures/{part} can be used" in err
+    assert f"none of the pictures in pictures/{part} can be used" in err
     assert "green/000.jpg is not a readable picture" in err
     assert not (pictures.parent / "run" / "last.safetensors").exists()
 

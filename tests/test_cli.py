@@ -276,10 +276,10 @@ def test_resume_is_told_what_it_goes_on_with(netdsl: Any, tmp_path: Path) -> Non
     assert "train.epochs = 2, was 1" in err
     assert "epoch 2/2" in err
     assert "train.epochs = 2 (was 1)" in (tmp_path / "a" / "recipe.net").read_text()
-    assert "the run is finished" not in err
+    assert "the run is complete" not in err
     code, _, err = netdsl("train", "--resume", "a")
     assert code == 1
-    assert "the run is finished; `--set train.epochs=N` continues it" in err
+    assert "the run is complete; `--set train.epochs=N` continues it" in err
     code, _, err = netdsl("train", "--resume", "a", "--set", "train.epochs=1")
     assert code == 2
     assert "has trained 2 epochs already, more than `train.epochs = 1`" in err

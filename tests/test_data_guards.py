@@ -128,8 +128,8 @@ def test_a_file_that_does_not_fit_is_named_before_training(
     ("file", "content", "complaint"),
     [
         ("t10k_labels", idx((2,), bytes([10, 0])), "a label 10 of 10 classes"),
-        ("t10k_images", idx((2, 28, 28))[:-1], "fewer values than its header says"),
-        ("t10k_images", idx((2, 28, 28)) + b"x", "more values than its header says"),
+        ("t10k_images", idx((2, 28, 28))[:-1], "fewer values than its header declares"),
+        ("t10k_images", idx((2, 28, 28)) + b"x", "more values than its header declares"),
     ],
 )
 def test_what_is_wrong_in_a_test_file_is_found_when_it_is_read(
@@ -210,7 +210,7 @@ def test_what_is_held_out_leaves_something_to_learn_from(held_out: float, left: 
 
 
 def test_a_share_that_is_no_sample_is_told() -> None:
-    with pytest.raises(NetError, match=r"a share of 0\.04 of 10 samples is none"):
+    with pytest.raises(NetError, match=r"a share of 0\.04 of 10 samples rounds to 0"):
         split(samples(10), 0.04, seed=1)
 
 

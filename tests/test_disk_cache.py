@@ -95,7 +95,7 @@ def swapped(path: Path, other: Path) -> None:
 
 
 def sealed_as_before(path: Path, other: Path) -> None:
-    """Another's code behind a checksum with its content alone."""
+    """Another's code behind a checksum of its content alone."""
     image = other.read_bytes()[32:]
     path.write_bytes(hashlib.sha256(image).digest() + image)
 

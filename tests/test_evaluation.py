@@ -268,7 +268,7 @@ def test_a_vector_has_no_mirror_image(folder: Path, netdsl: Any) -> None:
     save_weights("input(24); fc(3)")
     code, _, err = netdsl("eval", "w.safetensors", "--flip", "--device", "reference")
     assert code == 2
-    assert "the net takes vectors of 24, which have no mirror image" in err
+    assert "the input of the net is a vector of 24, which has no mirror image" in err
 
 
 def test_scores_that_do_not_fit_are_left_out(

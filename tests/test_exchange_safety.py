@@ -314,9 +314,9 @@ def test_a_net_with_other_outputs_than_class_scores(netdsl: Any, folder: Path) -
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (("-o", "x.net", "--classes", "names"), "none are written"),
-        (("-o", "x.net", "--bgr"), "none are written"),
-        (("-o", "x.net", "--scale", "255"), "none are written"),
+        (("-o", "x.net", "--classes", "names"), "no weights are written"),
+        (("-o", "x.net", "--bgr"), "no weights are written"),
+        (("-o", "x.net", "--scale", "255"), "no weights are written"),
         ((*INTO, "x.safetensors", "--rebuild"), "`--rebuild` cannot be used with `--into`"),
         ((*INTO, "x.safetensors", "--normalize", "mean=0.5,std=0.5"), "by(mean=[0.5], std=[0.25])"),
     ],
@@ -335,10 +335,10 @@ def test_an_export_says_itself_what_its_pixels_are(netdsl: Any, folder: Path) ->
         for given in (rest, rest[:-2]):
             code, _, err = netdsl(*given, *option)
             needs_weights = given != rest and option[0] != "--normalize"
-            assert (code, "carries the .net" in err, "--rebuild" in err) == (BAD_INPUT, True, True)
+            assert (code, "contains the .net" in err, "--rebuild" in err) == (BAD_INPUT, True, True)
             assert ("--weights" in err) == needs_weights
     code, _, err = netdsl(*rest, "--rebuild", "--normalize", "imagenet")
-    assert (code, "normalises its pixels itself" in err) == (BAD_INPUT, True)
+    assert (code, "already normalises its pixels" in err) == (BAD_INPUT, True)
     assert netdsl(*rest, "--rebuild", "--bgr")[0] == OK
     assert "no .net" in netdsl("import", "m.onnx", "-o", "m.net", "--rebuild")[1]
 
@@ -429,7 +429,7 @@ def test_models_of_images_with_one_open_side(axis: int, netdsl: Any, folder: Pat
     for size in ("6x8", "8x6"):
         is_right = size.split("x")[axis == 2] == "8"
         code, _, err = netdsl("import", "open.onnx", "-o", "x.net", "--size", size)
-        assert (code == OK, "can be chosen" in err) == (is_right, not is_right), err
+        assert (code == OK, "can be set" in err) == (is_right, not is_right), err
         assert not is_right or f"input({size}x3)" in (folder / "x.net").read_text()
 
 

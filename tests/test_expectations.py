@@ -216,14 +216,14 @@ def test_what_will_not_be_measured_is_refused_before(metric: str) -> None:
     condition = parse_expression(f"0.9 < {metric}", "")
     if metric.startswith("val_"):
         for nothing in (0, 0.0):
-            with pytest.raises(NetError, match="holds nothing out"):
+            with pytest.raises(NetError, match="holds out no images"):
                 check_expectation(condition, nothing, Budget())
     check_expectation(condition, 0.1, Budget())
     check_expectation(condition, 100, Budget())
     both = parse_expression(f"(0.5 > train_loss or not ({metric} > 2))", "")
     for expected in (condition, both):
         if metric.startswith("test_"):
-            with pytest.raises(NetError, match="no test set"):
+            with pytest.raises(NetError, match="no test images"):
                 check_test_metrics([parse_expression("train_loss < 9", ""), expected])
         else:
             check_test_metrics([expected])
@@ -232,7 +232,7 @@ def test_what_will_not_be_measured_is_refused_before(metric: str) -> None:
 def test_a_recipe_s_expectations_are_looked_at() -> None:
     text = "net n { input(8x8x1); fc(10) }\ndata { source = digits, validation = 0 }\n"
     for expected, complaint in (
-        ("val_loss < 1", "holds nothing out"),
+        ("val_loss < 1", "holds out no images"),
         ("val_top4 > 0", "no metric"),
         ("test_accuracy", "a condition is"),
     ):

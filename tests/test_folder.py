@@ -147,7 +147,7 @@ def test_parts_have_many_names(tmp_path: Path) -> None:
         (["cat/train", "cat/val", "dog/Train", "dog/Val"], "the same folders train, val", ""),
         (
             ["cat/train", "cat/val", "cat", "dog"],
-            "cat would be a class, but it holds the parts",
+            "cat would be a class, but it contains the parts",
             "",
         ),
         (
@@ -162,7 +162,11 @@ def test_parts_have_many_names(tmp_path: Path) -> None:
         (["train/f1/a", "train/f1/b", "train/f2/a", "train/f2/b"], "the same folders a, b", ""),
         (["train", "val"], "train are not in a class folder", "DIR/train/CLASS"),
         (["Test", "Train", "dev"], "Test are not in a class folder", "DIR/train/CLASS"),
-        (["pets/train/a", "pets/train/b"], "pets would be a class, but it holds the part", "name"),
+        (
+            ["pets/train/a", "pets/train/b"],
+            "pets would be a class, but it contains the part",
+            "name",
+        ),
         (
             ["train/a", "train/b", "val/a", "val/c"],
             "val/c is a class without training pictures",
@@ -190,7 +194,7 @@ def test_parts_and_classes_are_not_mixed_up(
         (
             ["train/a", "train/b", "val/a", "val/b", "raw"],
             ("a", "b"),
-            ("raw (pictures beside the parts)",),
+            ("raw (pictures next to the parts)",),
         ),
         (["train/a", "train/b", "train"], ("a", "b"), ("train/a.png (not in a class folder)",)),
     ],
@@ -322,7 +326,7 @@ def test_a_class_of_which_no_number_is_white_says_what_to_do(tmp_path: Path) -> 
     paint(tmp_path, "a")
     (tmp_path / "b").mkdir()
     Image.new("I", (9, 9), 70_000).save(tmp_path / "b" / "b.tif")
-    with pytest.raises(NetError, match="b holds no pictures to train on") as e:
+    with pytest.raises(NetError, match="b contains no training pictures") as e:
         read_folder(tmp_path)
     assert "32-bit integers have no fixed range of brightness" in e.value.render()
     assert "save it with 8 or 16 bits per channel" in e.value.render()
@@ -408,7 +412,7 @@ def test_rare_classes_are_never_held_out_whole(netdsl: Any, tmp_path: Path, seed
     assert "  to validate with: 17, held out (blue 0, green 8, grey 1, red 8)" in out
     code, _, err = netdsl("train", "colours.net", "--dry-run", "--set", "data.validation=41")
     assert code == 2
-    assert "41 samples held out of 43 leave a class with none to train on" in err
+    assert "41 samples held out of 43 leave no training samples of a class" in err
 
 
 def test_the_fingerprint_tells_other_pictures_apart(pictures: Path) -> None:
@@ -540,7 +544,7 @@ def test_from_the_command_line(netdsl: Any, pictures: Path, tmp_path: Path) -> N
     assert json.loads(out)["accuracy"] >= 0.9
     code, _, err = netdsl("eval", "run", "--size", "10")
     assert code == 2
-    assert "smaller than the 12 that the net takes" in err
+    assert "smaller than the 12 that the net needs" in err
     write(tmp_path / "new", 1, {"blue": (0, 0, 200)})
     code, _, err = netdsl("eval", "run", "--data", "new")
     assert code == 2
@@ -580,13 +584,13 @@ def test_a_run_on_pictures_resumes_to_the_same_bits(netdsl: Any, pictures: Path)
         (("classes=2", "classes=5"), "the data has 2 classes, but the net gives 5 scores"),
         (("[resize(14), center_crop]", "[hflip]"), "`hflip` is random"),
         (("hflip, lighting", "random_crop(12)"), "12 black pixels around"),
-        (("input(12x12x3)", "input(12x12x1)"), "adds red, green and blue"),
+        (("input(12x12x3)", "input(12x12x1)"), "needs red, green and blue"),
         (("input(12x12x3)", "input(12x12x2)"), "1, 3 or 4 channels"),
         (("scale=[0.5, 1]", "scale=[1, 0.5]"), "the smaller first"),
         (("scale=[0.5, 1]", "scale=0.5"), "a list of 2"),
         (
             ("12x12x3)\n  conv(8, 3x3, pad=same) -> relu -> globalavgpool", "432)"),
-            "takes no pictures",
+            "does not take pictures",
         ),
     ],
 )

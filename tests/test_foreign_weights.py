@@ -175,7 +175,7 @@ def test_pixels_of_another_order_need_a_convolution(text: str, folder: Path) -> 
 
     network = elaborate(build_program(parse(f"net a {{ {text} }}")), None, Settings())
     states = {n.name: np.zeros(n.type.shape, np.float32) for n in network.graph.states}
-    with pytest.raises(NetError, match="no convolution of all its channels"):
+    with pytest.raises(NetError, match="not a convolution of all its channels"):
         adapt_first_layers(network, states, True, 1.0)
     assert adapt_first_layers(network, states, False, 1.0) == states
 

@@ -56,7 +56,7 @@ def test_an_infinity_stops_the_run_and_names_layer_line_and_step(tmp_path: Path)
     assert "in step " in told
     assert "(epoch 1), first in " in told
     assert "small.net:" in told
-    assert "no epoch was finished yet" in told
+    assert "no epoch has been completed yet" in told
     assert "lower it" in told
 
 

@@ -42,7 +42,7 @@ from tests.cuda_on_cpu import GPP
 from tests.emulated_gpu import install_emulated_gpu
 
 KINDS = ("classes", "mixed", "labels")
-"""One class an image, a distribution over them, or several labels."""
+"""One class per image, a distribution over them, or several labels."""
 SUPPORTED = [
     (name, kind)
     for name, loss in LOSSES.items()
@@ -376,7 +376,7 @@ def test_samples_of_classes_that_do_not_count_have_no_loss() -> None:
         ("focal(class_weights=[])", "`balanced`, a list with a number", ""),
         ('focal(class_weights=("3", 2))', "or pairs", ""),
         ('focal(class_weights=[("3", 1), ("3", 2)])', '"3" is given twice', ""),
-        ('focal(class_weights=[("33", 1)])', "the data has no such class", "`3`"),
+        ('focal(class_weights=[("33", 1)])', "the data set has no such class", "`3`"),
         ('bce(class_weights="balanced")', 'not "balanced"', "without quotes"),
         ("focal(alpha=0.25)", "no parameter `alpha`", "`class_weights`"),
         ("binary_crossentropy", "unknown loss", "`bce`"),
@@ -403,7 +403,7 @@ def test_class_weights_of_classes_that_only_the_data_name() -> None:
         weights_of("cross_entropy(class_weights=balanced)", labels)
     with pytest.raises(NetError, match="all training images have a"):
         weights_of("bce(class_weights=balanced)", np.array([[1, 0, 1], [1, 1, 0]], np.uint8))
-    with pytest.raises(NetError, match="gives every class the weight 0"):
+    with pytest.raises(NetError, match="sets the weight of every class to 0"):
         weights_of('bce(class_weights=[("a", 0), ("b", 0), ("c", 0)])', labels)
     source = 'data { source = folder("nowhere"), batch = 2 }'
     text = NET.replace("data { source = digits, batch = 32 }", source)
@@ -435,8 +435,8 @@ SEVERAL = Samples(np.zeros((2, 1)), np.array([[1, 1, 0], [0, 1, 0]], np.uint8))
     [
         ("identity", "bce(class_weights=balanced)", None),
         ("sigmoid", "mse", None),
-        ("identity", "cross_entropy", "is for one class an image"),
-        ("identity", "[(bce, 1), (focal, 1)]", "is for one class an image"),
+        ("identity", "cross_entropy", "is for one class per image"),
+        ("identity", "[(bce, 1), (focal, 1)]", "is for one class per image"),
         ("identity", "mse", "compares scores with labels"),
         ("softmax", "mse", "compares scores with labels"),
     ],

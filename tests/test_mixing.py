@@ -246,5 +246,5 @@ def test_what_cannot_be_mixed(given: str, message: str, help: str) -> None:
 
 
 def test_evaluation_mixes_nothing() -> None:
-    with pytest.raises(NetError, match="`mixup` is random, and evaluation must not be"):
+    with pytest.raises(NetError, match="`mixup` is random, but evaluation must not be"):
         resolve_data([Argument("eval_transform", (Symbol("mixup"),))], None)

@@ -113,7 +113,7 @@ def recover(seed: int) -> bool:
     try:
         found = match_tensors(network, given).states
     except NetError as e:
-        if "neither names nor shapes" not in str(e):
+        if "neither the names nor the shapes" not in str(e):
             raise
         return False
     for name, value in states.items():
@@ -189,13 +189,13 @@ def test_alike_branches_do_not_hide_one_that_is_not() -> None:
     )
     tensors = {f"{n}.weight": np.zeros((4, 4, 1, 1), np.float32) for n in ("p", "qq", "r_", "xx")}
     tensors["z_z.weight"] = np.zeros((4, 4, 1, 1), np.float32)
-    with pytest.raises(NetError, match=r"too many ways|neither names nor shapes"):
+    with pytest.raises(NetError, match=r"too many ways|neither the names nor the shapes"):
         match_tensors(network, foreign(tensors))
 
 
 @pytest.mark.parametrize("join", ["concat", "sub"])
 def test_branches_that_nothing_tells_apart_are_listed(join: str) -> None:
-    with pytest.raises(NetError, match="neither names nor shapes") as e:
+    with pytest.raises(NetError, match="neither the names nor the shapes") as e:
         two_branches(join)
     assert any("could be `left` or `right`" in note for note in e.value.diagnostics[0].notes)
 

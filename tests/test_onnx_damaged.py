@@ -235,14 +235,14 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
     "many large constants": (many_large_constants, "more constants than"),
     "weights used often": (weights_used_often, "uses the same weights too often"),
     "large padding": (large_padding, "Pad: "),
-    "no file": (external("weights.bin"), "not beside"),
-    "parent": (external("../weights.bin"), "outside of the model's folder"),
-    "root": (external("/etc/hostname"), "outside of the model's folder"),
-    "link": (external("link.bin"), "outside of the model's folder"),
-    "folder": (external("folder"), "not beside"),
-    "offset": (external("short.bin", offset=10), "lies at 10"),
+    "no file": (external("weights.bin"), "not next to"),
+    "parent": (external("../weights.bin"), "outside the model's folder"),
+    "root": (external("/etc/hostname"), "outside the model's folder"),
+    "link": (external("link.bin"), "outside the model's folder"),
+    "folder": (external("folder"), "not next to"),
+    "offset": (external("short.bin", offset=10), "is at 10"),
     "length": (external("short.bin", length=7), "has 7 bytes"),
-    "huge offset": (external("short.bin", offset=10**17), "lies at"),
+    "huge offset": (external("short.bin", offset=10**17), "is at"),
 }
 
 

@@ -181,7 +181,7 @@ def test_a_picture_is_normalised_once(netdsl: Any, tmp_path: Path) -> None:
     assert IMAGENET in checkpoint.load(tmp_path / "z.safetensors").net_text
     code, _, err = netdsl(*into, "--normalize", "imagenet")
     assert code == 2
-    assert "normalises its pixels itself" in err
+    assert "already normalises its pixels" in err
     pixels = np.random.default_rng(3).integers(0, 256, (9, 8, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "p.png")
     image = pixels.transpose(2, 0, 1)[None].astype(np.float32)

@@ -257,7 +257,7 @@ def test_arrays_have_names_of_other_libraries(
         ({"arr_0": 1, "arr_1": 2}, "no array `images`, but arr_0, arr_1", "`x_train`"),
         ({"labels": np.array(list("abca"))}, "holds <U1, not numbers", "np.unique(labels"),
         ({"labels": np.array(list("abca"), object)}, "Python objects", "labels.astype(str)"),
-        ({"images": np.array([1, "a"], object)}, "Python objects", "images of one size"),
+        ({"images": np.array([1, "a"], object)}, "Python objects", "images must have one size"),
         ({"images": np.zeros((4, 5, 6, 3))}, "float64", "(images * 255).round()"),
         ({"labels": [1, 2, 3, 4], "classes": list("abcd")}, "the label 4", "`labels - 1`"),
     ],
@@ -323,7 +323,7 @@ def test_pictures_in_a_format_that_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(NetError) as e:
         SOURCES["folder"].load(tmp_path, path="pets")
     assert "HEIC pictures, a format that is not read: convert them" in e.value.render()
-    assert f"{tmp_path} holds no folder pets, so its own folders are read" in e.value.render()
+    assert f"{tmp_path} contains no folder pets, so its own subfolders are read" in e.value.render()
     assert "remove" not in e.value.render()
 
 

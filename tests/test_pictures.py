@@ -182,7 +182,7 @@ def test_a_picture_that_grows_too_large_is_refused_before_it_is_decoded(
     prepare = Preprocessing(tuple(bind_augmentation(n, **given) for n, given in changes), (8, 8, 3))
     monkeypatch.setattr(PictureFile, "decode", lambda *args: pytest.fail("it was decoded"))
     with pytest.raises(
-        BadPicture, match=r"long\.png of .*, together with what it is resized to, has"
+        BadPicture, match=r"long\.png of .*, together with the resized picture, has"
     ) as e:
         prepare(pictures_from_paths([path]))
     assert "NETDSL_MEMORY=" in e.value.render()

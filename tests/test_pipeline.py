@@ -201,7 +201,7 @@ def test_a_run_is_refused_by_name_and_goes_on_without_the_crop(netdsl: Any, tmp_
     before = path.read_bytes()
     code, _, err = netdsl("train", "--resume", "run", "--set", "train.epochs=2", *device)
     assert code == 2
-    assert "cannot be resumed: another version of netdsl began the run" in err
+    assert "cannot be resumed: another version of netdsl started the run" in err
     assert "random_resized_crop: a box that does not fit is drawn again" in err
     assert path.read_bytes() == before
     assert netdsl("eval", "run", *device)[0] == 0

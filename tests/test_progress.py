@@ -79,7 +79,7 @@ def test_a_run_in_a_file_gives_a_sign_of_life(
     netdsl: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On standard error, which leaves one object on standard output; from Python by `verbose`."""
-    monkeypatch.setattr(heartbeat, "INTERVAL", 0.0)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.002)
     Path("a.net").write_text(NET)
     code, out, err = netdsl("train", "a.net", "--json", "--device", "reference", "--out", "run")
     assert code == 0, err

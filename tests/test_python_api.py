@@ -276,7 +276,7 @@ def test_the_axis_of_a_single_channel_may_be_left_out(tmp_path: Path) -> None:
     with pytest.raises(package.NetError, match=r"transpose\(0, 2, 3, 1\)"):
         net(x.transpose(0, 3, 1, 2))
     colours = np.resize(PICTURES, (3, 4, 4, 3))
-    with pytest.raises(package.NetError, match="are converted to grey"):
+    with pytest.raises(package.NetError, match="is converted to grey"):
         net(colours)
     assert net([Image.fromarray(x) for x in colours]).shape == (3, 2)
 
@@ -293,7 +293,7 @@ def test_the_axis_of_a_single_channel_may_be_left_out(tmp_path: Path) -> None:
         (PICTURES[0].transpose(2, 0, 1), r"images.transpose\(1, 2, 0\)"),
         (PICTURES.transpose(0, 3, 1, 2) / 255, r"images.transpose\(0, 2, 3, 1\)"),
         (PICTURES.astype(np.int64), r"images.astype\(np.uint8\)"),
-        ([[1.0], [2.0, 3.0]], "cannot be made an array"),
+        ([[1.0], [2.0, 3.0]], "cannot be converted to an array"),
         (b"PNG", "PIL.Image.open"),
         (io.BytesIO(b"PNG"), "PIL.Image.open"),
         (np.array(["nowhere.png"]), "there is no picture nowhere.png"),
@@ -592,13 +592,13 @@ def test_labels_may_be_names_and_parts_are_used(folder: Path, tmp_path: Path) ->
             {"x_train": PICTURES, "y_train": LABELS % 2, "classes": ["a", "b", "c"]},
             "there are 3 classes, but no training images of c",
         ),
-        ((PICTURES, LABELS / 2), "`y_train` is 48 float64, but labels are integers or names"),
+        ((PICTURES, LABELS / 2), "`y_train` is 48 float64, but labels must be integers or names"),
         ((PICTURES, LABELS * 1.0), r"y_train.astype\(int\)"),
-        ((PICTURES, np.eye(3)[LABELS]), r"exactly one: `labels.argmax\(axis=1\)`"),
+        ((PICTURES, np.eye(3)[LABELS]), r"exactly one label: `labels.argmax\(axis=1\)`"),
         ((PICTURES, LABELS[:, None]), r"y_train.ravel\(\)"),
         ((PICTURES, None), "`y_train` is scalar object"),
         ((PICTURES.astype(np.int64), LABELS), r"x_train.astype\(np.uint8\)"),
-        (([PICTURES[0], PICTURES[0, :5]], LABELS[:2]), "`x_train` cannot be made an array"),
+        (([PICTURES[0], PICTURES[0, :5]], LABELS[:2]), "`x_train` cannot be converted to an array"),
         ((PICTURES.transpose(0, 3, 1, 2), LABELS), r"images.transpose\(0, 2, 3, 1\)"),
         (
             (np.where(PICTURES == 0, np.nan, PICTURES), LABELS),
@@ -628,7 +628,7 @@ def test_labels_may_be_names_and_parts_are_used(folder: Path, tmp_path: Path) ->
         ),
         (
             {"x_train": PICTURES, "y_train": LABELS, "x_val": PICTURES[:, :5], "y_val": LABELS},
-            "must have one size",
+            "must all have the same size",
         ),
         ((PICTURES[:, :5], LABELS), "are 5x6x3, but the net needs 6x6x3"),
         ((PICTURES, LABELS % 2), "the net gives 3 scores"),

@@ -19,13 +19,13 @@ DATA = np.arange(24, dtype=np.uint8).reshape(6, 2, 2), np.arange(6) % 2
 SETTINGS: list[tuple[Any, str, str]] = [
     ("train.epochs=1", "`set` is of type str", "a dict"),
     ([("train.epochs", 1)], "`set` is of type list", "a dict"),
-    ({3: 1}, "`3` in `set` is no name", "a dict"),
-    ({"train.epochs=3": 1}, "`train.epochs=3` in `set` is no name", "a dict"),
-    ({"": 1}, "`` in `set` is no name", "a dict"),
+    ({3: 1}, "`3` in `set` is not the name", "a dict"),
+    ({"train.epochs=3": 1}, "`train.epochs=3` in `set` is not the name", "a dict"),
+    ({"": 1}, "`` in `set` is not the name", "a dict"),
     ({"train.epochs": "many"}, "must be a whole number, not many", "no variable is called `many`"),
-    ({"train.freeze": ["fc.*"]}, "`.` does not belong here", 'quotes of their own: {"train.freeze'),
+    ({"train.freeze": ["fc.*"]}, "`.` does not belong here", 'their own quotes: {"train.freeze'),
     ({"train.freeze": "fc*.x"}, "does not belong here", "'\"conv1.*\"'"),
-    ({"train.init": "../a b/x"}, "help", "quotes of their own"),
+    ({"train.init": "../a b/x"}, "help", "their own quotes"),
     ({"train.optimizer": "adam(lr=0.1"}, "a `)` is missing", "is not closed"),
 ]
 
@@ -52,7 +52,7 @@ def test_a_setting_that_is_wrong_says_how_it_is_written(
     ("setting", "help"),
     [
         ("train.epochs=many", "no variable is called `many` here"),
-        ("train.freeze=fc.*", "help: globs and paths have quotes of their own: --set '"),
+        ("train.freeze=fc.*", "help: globs and paths need their own quotes: --set '"),
     ],
 )
 def test_the_command_gives_the_same_advice(
@@ -111,5 +111,5 @@ def test_a_run_on_arrays_asks_for_them_when_it_is_resumed(file: Path) -> None:
     with pytest.raises(package.NetError, match="trained on data passed to it") as e:
         package.train(resume=out, set={"train.epochs": 2})
     assert "data=..." in str(e.value)
-    with pytest.raises(package.NetError, match="contains no run"):
+    with pytest.raises(package.NetError, match="does not contain a run"):
         package.train(resume=file.parent / "nowhere")

@@ -270,7 +270,7 @@ def test_weights_of_another_run_are_taken_over_by_name(tmp_path: Path) -> None:
     [
         ('train { freeze = "stemm.*" }', "no weight matches", "did you mean `stem.*`"),
         ('train { lr_scale = [("haed.*", 2)] }', "given in `lr_scale`", "did you mean `head.*`"),
-        ('train { freeze = "*" }', "nothing to learn", ""),
+        ('train { freeze = "*" }', "nothing to train", ""),
         ("train { lr_scale = 3 }", "a list of pairs", ""),
         ("train { loss = [(crossentropy, 1)] }", "unknown loss", "cross_entropy"),
         ("train { schedule = cos }", "unknown schedule", "cosine"),

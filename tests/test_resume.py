@@ -158,7 +158,7 @@ def test_killed_at_any_write_and_resumed(
         except Killed:
             (tmp_path / ".netdsl-leftover").write_bytes(b"half of a checkpoint")
     if count == 1 and not after:
-        with pytest.raises(NetError, match="contains no run"):
+        with pytest.raises(NetError, match="does not contain a run"):
             load_continuation(tmp_path)
     else:
         go_on(tmp_path)
@@ -272,7 +272,7 @@ def test_changes_do_not_reach_a_stage_that_is_over(tmp_path: Path) -> None:
     run_stages(p, "late", REFERENCE, None, tmp_path, go)
     found = load_continuation(tmp_path, ["train.epochs=4"])
     assert found.changes == {"train.epochs": ("3", "4")}
-    with pytest.raises(NetError, match="the stage `early` is over"):
+    with pytest.raises(NetError, match="the stage `early` is complete"):
         load_continuation(tmp_path, ["train.early.epochs=4"])
     not_begun(tmp_path)
     assert load_continuation(tmp_path, ["train.early.epochs=4"]).changes

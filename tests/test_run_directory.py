@@ -87,7 +87,7 @@ def test_other_data_are_not_learnt_from_half_way(tmp_path: Path) -> None:
     text = NET.replace("source = digits", f'source = arrays("{file}")')
     stopped(tmp_path / "out", 4, text)
     np.savez(file, images=rng.integers(0, 256, (600, 8, 8), dtype=np.uint8), labels=labels)
-    with pytest.raises(NetError, match="the data are not those that the run") as e:
+    with pytest.raises(NetError, match="the data set is not the one on which the run") as e:
         go_on(tmp_path / "out")
     assert "then: 600 images of 8x8x1, 10 classes, checksum " in e.value.render()
 
@@ -289,7 +289,7 @@ def test_exchanged_checkpoints_are_told(tmp_path: Path, name: str) -> None:
     file = f"{name}.safetensors"
     (tmp_path / "out" / file).write_bytes((tmp_path / "other" / file).read_bytes())
     before = kept(tmp_path / "out")
-    with pytest.raises(NetError, match=r"different nets|belongs to another run than"):
+    with pytest.raises(NetError, match=r"different nets|belongs to a different run than"):
         go_on(tmp_path / "out")
     assert kept(tmp_path / "out") == before
 
@@ -301,7 +301,7 @@ def test_what_a_run_will_miss_at_its_end_is_told_before_it(tmp_path: Path) -> No
     np.savez(file, images=np.zeros((600, 8, 8), np.uint8), labels=np.arange(600) % 10)
     text = NET.replace("source = digits", f'source = arrays("{file}")')
     expecting = text.replace("epochs = 2", "epochs = 2\n  expect test_accuracy > 0.5")
-    with pytest.raises(NetError, match="the data have no test set, so there is no `test_acc"):
+    with pytest.raises(NetError, match="the data set has no test images, so there is no `test_acc"):
         prepare_job(build_program(parse(expecting)), None)
     write_mnist(tmp_path, idx((9, 28, 28), bytes(9 * 784)), idx((9,), bytes(range(9))))
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx((9, 28, 28), bytes(784)))

@@ -135,7 +135,7 @@ def test_balance_needs_one_class_an_image(tmp_path: Path) -> None:
 data { batch = 8, sampling = balanced }
 train { epochs = 1, loss = bce }"""
     (tmp_path / "a.net").write_text(text)
-    with pytest.raises(NetError, match="needs one class an image") as e:
+    with pytest.raises(NetError, match="needs one class per image") as e:
         netdsl.train(tmp_path / "a.net", data=(images, labels), out=tmp_path / "run")
     assert "class_weights=balanced" in e.value.render()
 

@@ -1,4 +1,4 @@
-"""Several labels an image, from the data to the prediction: command, Python, tables, errors."""
+"""Several labels per image, from the data to the prediction: command, Python, tables, errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from netdsl.types import Array
 from tests.conftest import ROOT
 from tests.test_bad_pictures import cut
 
-PAGE = (ROOT / "docs" / "training.md").read_text().partition("## Several labels an image")[2]
+PAGE = (ROOT / "docs" / "training.md").read_text().partition("## Several labels per image")[2]
 REFERENCE = ("--device", "reference")
 NAMES = ("even", "prime", "square", "closed loop", "straight line")
 
@@ -109,7 +109,7 @@ def test_eval_and_export_are_of_labels(folder: Path, netdsl: Any) -> None:
     assert all(name in out for name in NAMES)
     code, out, _ = netdsl("export", str(folder / "run"), "-o", "x.onnx", *REFERENCE)
     assert code == 0
-    assert "the sigmoid of each score is the probability of its label" in out
+    assert "the sigmoid of each score is the independent probability of its label" in out
 
 
 NET = """
@@ -145,7 +145,7 @@ def test_a_table_is_trained_on_and_evaluated(table: Path, netdsl: Any) -> None:
         *("train", str(table / "tiny.net"), "--data", str(table), "-o", str(run), *REFERENCE)
     )
     assert code == 0, err
-    assert "3 labels, several an image: blue, green, red" in err
+    assert "3 labels, several per image: blue, green, red" in err
     assert "to validate with: 4, held out" in err
     code, out, _ = netdsl("eval", str(run), "--data", str(table), *REFERENCE)
     assert code == 0
@@ -159,11 +159,11 @@ def test_a_table_is_trained_on_and_evaluated(table: Path, netdsl: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        (["train.loss=cross_entropy"], "`loss = bce` learns each label by itself"),
-        (["train.loss=focal"], "`focal` is for one class an image"),
+        (["train.loss=cross_entropy"], "`loss = bce` learns each label independently"),
+        (["train.loss=focal"], "`focal` is for one class per image"),
         (["train.loss=mse"], "use `loss = bce`, or end the net with `sigmoid`"),
         (["classes=4"], "the data has 3 classes, but the net gives 4 scores"),
-        (["data.sampling=balanced"], "`sampling = balanced` needs one class an image"),
+        (["data.sampling=balanced"], "`sampling = balanced` needs one class per image"),
         (["data.validation=24"], "24 samples cannot be held out of 24"),
     ],
 )
@@ -225,7 +225,7 @@ LABELS = np.random.default_rng(0).random((20, 3)) < 0.5
         (
             LABELS,
             {"x_val": np.zeros((2, 8, 8, 3), np.uint8), "y_val": [0, 1]},
-            "`y_val` has one class an image, but `y_train` has several labels",
+            "`y_val` has one class per image, but `y_train` has several labels",
         ),
         (
             LABELS,
@@ -242,7 +242,7 @@ def test_arrays_that_are_no_labels_are_refused(
 
 
 def test_a_run_cannot_have_more_classes_than_a_checkpoint_holds() -> None:
-    with pytest.raises(NetError, match="there may be 100,000 classes"):
+    with pytest.raises(NetError, match="there can be at most 100,000 classes"):
         name_classes({"labels": np.zeros((1, 2 + MAX_LABEL), np.uint8)})
 
 
@@ -266,7 +266,7 @@ def test_many_labels_are_summed_up() -> None:
     data = dataset_from_arrays((np.zeros((30, 4), np.float32), labels))
     text = "\n".join(make_inventory("x", data, data.train, data.train.take(np.arange(0))).lines())
     most = labels.sum(axis=0).max()
-    assert f"labels an image (2, of 4, to {most} of each label)" in text
+    assert f"labels per image (2, of 4, to {most} of each label)" in text
 
 
 def test_batches_have_the_labels_as_targets() -> None:

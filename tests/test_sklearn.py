@@ -173,7 +173,7 @@ def test_a_loss_for_labels_is_that_of_the_recipe() -> None:
     loss = "bce(smoothing=0.1)"
     model = NetClassifier(MLP, **REFERENCE, epochs=1, set={"train.loss": loss}).fit(X, LABELS)
     assert "bce(smoothing=0.1" in model.net_.text
-    with pytest.raises(NetError, match="`loss = bce` learns each label by itself"):
+    with pytest.raises(NetError, match="`loss = bce` learns each label independently"):
         NetClassifier(MLP, set={"train.loss": "focal"}).fit(X, LABELS)
     with pytest.raises(ValueError, match=r"y should be a 1d array|[Mm]ulti-?output"):
         NetClassifier(MLP).fit(X, np.stack([Y, Y], axis=1))

@@ -128,9 +128,9 @@ def test_cuda_source_is_that_of_a_gpu(netdsl: Any) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--device", "model"), "`model` generates no code"),
-        (("--device", "reference"), "`reference` generates no code"),
-        ((), "`model` generates no code"),
+        (("--device", "model"), "`model` does not generate code"),
+        (("--device", "reference"), "`reference` does not generate code"),
+        ((), "`model` does not generate code"),
         (("--device", "cpu", "--arch", "sm_90"), "`--arch` names a GPU"),
         (("--device", "cuda", "--arch", "sm_9"), "unknown GPU architecture `--arch sm_9`"),
         (("--device", "cuda", "--arch", "\x1b"), "unknown GPU"),

@@ -326,7 +326,7 @@ def test_a_small_idx_file_takes_no_large_memory(tmp_path: Path) -> None:
             assert told < 20_000_000
     with gzip.open(tmp_path / "tail.gz", "wb", 1) as f:  # what the header does not speak of
         f.write(idx((3,)) + bytes(1 << 26))
-    with pytest.raises(NetError, match="more values than its header says"):
+    with pytest.raises(NetError, match="more values than its header declares"):
         read_idx(tmp_path, "tail", 1)
 
 
@@ -335,7 +335,7 @@ def test_a_plain_idx_file_is_held_against_its_own_length(tmp_path: Path, count: 
     """More memory would not help."""
     (tmp_path / "images").write_bytes(idx((count, 28, 28), bytes(784)))
     for read in (read_idx, read_idx_shape):
-        with pytest.raises(NetError, match="fewer values than its header says") as e:
+        with pytest.raises(NetError, match="fewer values than its header declares") as e:
             read(tmp_path, "images", 3)
         assert "NETDSL_MEMORY" not in e.value.render()
 

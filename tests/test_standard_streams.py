@@ -298,7 +298,7 @@ def test_without_a_home_data_sets_are_not_found(
     assert netdsl("check", DIGITS)[0] == OK
     code, _, err = netdsl("train", LENET)
     assert code == BAD_INPUT
-    assert err.startswith("error: there is no home folder to look in")
+    assert err.startswith("error: there is no home folder")
 
 
 ODD = (

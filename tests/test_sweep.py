@@ -151,7 +151,7 @@ def test_an_axis_is_a_key_with_a_list(text: str) -> None:
         (["a"], ["x=[1, 2, 1, 1]"], None, [], "`x=1` is given 3 times"),
         (["a"], ["x=[1]"], None, ["x=2"], "`x` is given twice"),
         (["a"], [], "2", ["train.seed=2"], "`train.seed` is given twice"),
-        (["a"], ["train.seed=[1, 2]"], None, [], "`train.seed` is no axis"),
+        (["a"], ["train.seed=[1, 2]"], None, [], "`train.seed` cannot be varied"),
         (["a", "b"], ["x=[1, 2]"], "2501", [], "10,004 runs"),
     ],
 )
@@ -356,7 +356,7 @@ REFUSED = [
     ((":none",), "no `train` section called `none`"),
     ((":other,",), "no `train` section called ``"),
     (("", "--metric", "accuracy"), "there is no metric `accuracy`"),
-    (("", "--metric", "val_roc_auc"), "measured only if the recipe asks for it"),
+    (("", "--metric", "val_roc_auc"), "measured only if the recipe requests it"),
     (("", "--metric", 'val_recall("3")'), 'add `expect val_recall("3") >= 0` to the recipe'),
     (("", "--metric", "val_f1 +"), "--metric val_f1 +"),
     (("", "--csv", "none/x.csv"), "there is no folder"),
@@ -379,7 +379,7 @@ def test_a_run_of_another_recipe_is_refused(sweep: Any, tmp_path: Path) -> None:
     before = read_weights(tmp_path)
     code, _, err = sweep("", "-o", "out", "--set", "train.epochs=2")
     assert code == 2
-    assert "error: out/seed=1 holds a run of another recipe: `train.epochs` is 1 there" in err
+    assert "error: out/seed=1 contains a run of another recipe: `train.epochs` is 1 there" in err
     code, _, err = sweep("", "-o", "out/seed=1")
     assert code == 2
     assert "the directory of a run" in err
@@ -407,7 +407,7 @@ def test_other_data_are_not_compared(sweep: Any, tmp_path: Path) -> None:
             assert "test_accuracy" not in json.loads(out)["runs"][0]["metrics"]
             assert "finished before" in sweep("", "-o", "out")[2]
     assert code == 1
-    assert "the data are not those" in err
+    assert "the data set is not the one" in err
 
 
 def test_keys_that_several_stages_have_are_noted(sweep: Any, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_checksum_is_of_all_that_a_checkpoint_says(tmp_path: Path, what: str) 
     save_file(
         {k: np.ascontiguousarray(v) for k, v in states.items()}, path, {"netdsl": json.dumps(outer)}
     )
-    with pytest.raises(NetError, match="its checksum is not that with its content"):
+    with pytest.raises(NetError, match="its checksum does not match its content"):
         checkpoint.load(path)
 
 

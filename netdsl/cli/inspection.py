@@ -43,8 +43,8 @@ def check(
     ] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Parse, expand and infer every shape; report all errors, and warn about what is allowed but
-    probably not intended. `# allow: NAME` on the line of a warning, or on the one above, silences
+    """Parse a file, infer every shape, report all errors, and warn about what is allowed but
+    probably not intended. `# allow: NAME` on the line of a warning, or on the line above, silences
     it.
 
     Example: netdsl check models/lenet.net
@@ -110,7 +110,7 @@ def fmt(
         typer.Option("--check", help="Change nothing; exit with code 1 if a file would change."),
     ] = False,
 ) -> int:
-    """Format files in the one canonical style; comments are kept.
+    """Format files in the canonical style; comments are kept.
 
     Example: netdsl fmt models/*.net
     """
@@ -150,7 +150,7 @@ def test(
     as_json: JsonOption = False,
 ) -> int:
     """Run the `test` sections: expected parameters, shapes and gradients. With --shrink, check only
-    the gradients of their nets, and no counts; a net that cannot be shrunk fails.
+    the gradients of their nets, not the counts; a net that cannot be shrunk fails.
 
     Example: netdsl test models
     """
@@ -216,7 +216,7 @@ def summary(
     as_json: JsonOption = False,
 ) -> int:
     """Show the layers of a net: outputs, parameters, multiply-accumulates, memory for one image.
-    For a folder: its nets as a page in Markdown.
+    For a folder, print a Markdown page of its nets.
 
     Example: netdsl summary models/lenet.net:caffe_lenet
     """

@@ -58,9 +58,9 @@ def evaluate(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Show the accuracy of saved weights, of all images and by class, on the test images of their
-    data set. Without any, on the validation images: its own, or those that the run held out; else
-    on the training images.
+    """Show the accuracy of saved weights, overall and by class, on the test images of their data
+    set. If there are none, use the validation images of the data set or those that the run held
+    out, and otherwise the training images.
 
     Example: netdsl eval runs/digits-1/best.safetensors
     """
@@ -111,9 +111,10 @@ def predict(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Show the five most likely classes of pictures, a line each. Of a net for several labels an
-    image, the labels with a probability above 50 %, then others. Files that cannot be read are
-    reported, and the others predicted; the exit code is then 2.
+    """Show the five most likely classes of each picture, one line per picture. For a net with
+    several labels per image, show the labels with a probability above 50 %, then the most likely
+    others. Files that cannot be read are reported, the others are still predicted, and the exit
+    code is 2.
 
     Example: netdsl predict runs/digits-1/best.safetensors three.png
     """

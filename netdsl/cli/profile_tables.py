@@ -18,7 +18,7 @@ _MAX_ROWS = 20
 def show_profile(profile: Profile, full: bool) -> None:
     ceilings = profile.ceilings
     echo(
-        f"{profile.title}, on {profile.device}: {1e3 * profile.seconds:.3f} ms a step, "
+        f"{profile.title}, on {profile.device}: {1e3 * profile.seconds:.3f} ms per step, "
         f"{profile.images_per_second:,.1f} images/s\n"
         f"limits measured here: "
         f"{ceilings.flops / 1e9:,.0f} GFLOP/s{_format_narrow_limit(ceilings)}, "

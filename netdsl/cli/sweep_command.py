@@ -78,11 +78,11 @@ def sweep(
 ) -> int:
     """Train recipes with all combinations of values and seeds, and print a table of the means.
 
-    A key is one of --set: `train.KEY` is set in every recipe of the file, so also in those that a
-    recipe comes after, and `train.NAME.KEY` only in the recipe NAME. A bare name is a parameter of
-    each recipe's net.
+    Keys are the same as for --set: `train.KEY` applies to every recipe of the file, including those
+    that run before another one, and `train.NAME.KEY` only to the recipe NAME. A bare name is a
+    parameter of each recipe's net.
 
-    Every run has its own directory in DIR, which `train --resume`, `eval` and the others take. The
+    Every run has its own directory in DIR, which works with `train --resume`, `eval` and so on. The
     same command with the same DIR continues a sweep: finished runs are read, others resumed. More
     values or seeds add runs.
 

@@ -114,7 +114,7 @@ def visualize(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Draw the pictures that activate channels of a layer most, found by gradient ascent.
+    """Draw pictures that activate channels of a layer most, found by gradient ascent.
 
     Example: netdsl visualize runs/cifar-1/best.safetensors s3.cbr1:5 -o feature.png
     """

@@ -9,11 +9,11 @@ import numpy as np
 from netdsl.types import Array, dims
 
 Shape = tuple[int, ...]
-ONE_HOT_ADVICE = "`labels.argmax(axis=1)`, or a column `label` in a table, makes classes of them"
+ONE_HOT_ADVICE = "`labels.argmax(axis=1)`, or a column `label` in a table, converts them to classes"
 """What to do about labels [N, classes] of which each image has exactly one."""
 
 
-CHANNELS_LAST = "the channels come last: `images.transpose(0, 2, 3, 1)`"
+CHANNELS_LAST = "channels must come last: `images.transpose(0, 2, 3, 1)`"
 
 
 def has_channels_first(shape: Shape) -> bool:
@@ -49,19 +49,19 @@ def advise_axes(shape: Shape, wanted: Shape, noun: str = "images") -> str | None
     if shape[-3] != wanted[2] or shape[-1] == wanted[2]:
         return None
     axes = "0, 2, 3, 1" if len(shape) == 4 else "1, 2, 0"
-    return f"the channels come last: `{noun}.transpose({axes})`"
+    return f"channels must come last: `{noun}.transpose({axes})`"
 
 
 def advise_channels(shape: Shape, channels: int, noun: str = "images") -> str | None:
     """How to give pictures, [N,H,W,C] or [N,H,W], the channels that a net takes."""
     if channels == 1 and len(shape) == 4 and shape[-1] in (3, 4):
-        return f"`[PIL.Image.fromarray(x) for x in {noun}]` are converted to grey"
+        return f"`[PIL.Image.fromarray(x) for x in {noun}]` is converted to grey"
     if channels == 3 and len(shape) == 4 and shape[-1] == 4:
-        return f"`{noun}[..., :3]` leaves the transparency out"
+        return f"`{noun}[..., :3]` removes the transparency channel"
     if channels == 3 and len(shape) == 4 and shape[-1] == 1:
-        return f"`np.repeat({noun}, 3, axis=-1)` makes colours of grey"
+        return f"`np.repeat({noun}, 3, axis=-1)` converts grey to colour"
     if channels == 3 and len(shape) in (2, 3) and shape[-1] > 4:
-        return f"`np.repeat({noun}[..., None], 3, axis=-1)` makes colours of grey"
+        return f"`np.repeat({noun}[..., None], 3, axis=-1)` converts grey to colour"
     return None
 
 
@@ -70,8 +70,8 @@ def advise_image_type(dtype: np.dtype[Any], noun: str = "images") -> str | None:
     cast = f"`{noun}.astype(np.uint8)`, if the values are 0 to 255"
     if dtype.kind == "f":
         scaled = f"`({noun} * 255).round().astype(np.uint8)`, if they are 0 to 1"
-        return f"pictures are bytes: {cast}; {scaled}"
-    return f"pictures are bytes: {cast}" if dtype.kind in "iu" and dtype != np.uint8 else None
+        return f"pictures must be bytes: {cast}; {scaled}"
+    return f"pictures must be bytes: {cast}" if dtype.kind in "iu" and dtype != np.uint8 else None
 
 
 def advise_numbering(is_present: Array, noun: str = "labels") -> str | None:
@@ -91,9 +91,12 @@ def advise_object_type(dtype: np.dtype[Any], name: str) -> str | None:
         if dtype.kind in "US":
             made = f"`classes, numbers = np.unique({name}, return_inverse=True)`"
             return f"{made}, then `np.savez(FILE, labels=numbers, classes=classes, ...)`"
-        return f"`{name}.astype(str)` makes text of them, and `np.unique` numbers that"
+        return f"`{name}.astype(str)` converts them to text, and `np.unique` numbers the result"
     if dtype.hasobject:
-        return "images of one size are one array: resize them, or save pictures for `folder(DIR)`"
+        return (
+            "images must have one size to form an array: resize them, or save them as "
+            "pictures for `folder(DIR)`"
+        )
     return None
 
 
@@ -102,5 +105,5 @@ def advise_labels(shape: Shape, dtype: np.dtype[Any], noun: str = "labels") -> s
     if len(shape) == 2 and shape[1] == 1:
         return f"`{noun}.ravel()` has one axis"
     if len(shape) == 1 and dtype.kind == "f":
-        return f"labels are integers: `{noun}.astype(int)`"
+        return f"labels must be integers: `{noun}.astype(int)`"
     return None

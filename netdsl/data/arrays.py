@@ -43,13 +43,13 @@ class ArrayHeader:
 
 
 _LABELS_HELP = (
-    "labels are 0, 1, 2, ..., one for each image, or 0 and 1 for several labels an image: "
-    "count x classes"
+    "give one label per image (0, 1, 2, ...), or 0 and 1 for several labels per image: count x "
+    "classes"
 )
 
 
 def _are_labels(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-    """Whether an array may hold one class an image, integers [N], or several labels, 0 and 1 of any
+    """Whether an array may hold one class per image, integers [N], or several, 0 and 1 of any
     type, [N, classes]."""
     is_multi_label = len(shape) == 2 and shape[1] > 1
     return dtype.kind in "uifb" if is_multi_label else len(shape) == 1 and dtype.kind in "ui"
@@ -61,9 +61,9 @@ def check_images_and_labels(images: ArrayHeader, labels: ArrayHeader) -> None:
     is_file = bool(images.file)
     types, least = ((np.uint8,), 3) if is_file else ((np.uint8, np.float32), 2)
     if images.dtype not in types or not least <= len(images.shape) <= 4:
-        help = "images are bytes from 0 to 255 (uint8): count x height x width x channels"
+        help = "images must be bytes from 0 to 255 (uint8): count x height x width x channels"
         if not is_file:
-            help += "; floats (and count x values) are taken as the net's input"
+            help += "; floats (and count x values) are used as the net's input"
         raise fail(str(images), help=advise_image_type(images.dtype, images.name) or help)
     if not _are_labels(labels.shape, labels.dtype):
         help = advise_labels(labels.shape, labels.dtype, labels.name) or _LABELS_HELP
@@ -81,7 +81,7 @@ def dataset_from_arrays(given: tuple[Any, Any] | Mapping[str, Any]) -> Dataset:
     and optionally `x_val`, `y_val`, `x_test`, `y_test` and `classes`, the names of the classes.
 
     Images are uint8 [N,H,W,C] or [N,H,W], or floats of the net's input shape, which skip the
-    preprocessing. Labels are integers from 0 without gaps, or names; or several an image, 0 and 1
+    preprocessing. Labels are integers from 0 without gaps, or names; or several per image, 0 and 1
     [N, classes]. Raises NetError if they are not."""
     parts = _name_parts(given)
     names, labels = _number_classes(parts)
@@ -90,26 +90,30 @@ def dataset_from_arrays(given: tuple[Any, Any] | Mapping[str, Any]) -> Dataset:
     }
     shapes = {dims(x.image_shape or ()) for x in sets.values()}
     if len(shapes) > 1:
-        raise fail(f"the images are {' and '.join(sorted(shapes))}; they must have one size")
+        raise fail(
+            f"the images are {' and '.join(sorted(shapes))}; they must all have the same size"
+        )
     if len({x.are_floats for x in sets.values()}) > 1:
-        raise fail("some of the images are bytes and some are floats", help="give one type")
+        raise fail(
+            "some of the images are bytes and some are floats", help="give arrays of a single type"
+        )
     test = sets.get("test")
     return Dataset(sets["train"], names, (lambda: test) if test else None, sets.get("val"))
 
 
-def as_array(given: Any, title: str, help: str = "give arrays of one shape") -> Array:
+def as_array(given: Any, title: str, help: str = "give arrays of the same shape") -> Array:
     """What NumPy makes of a value. Raises NetError if that is no array, as of rows of different
     lengths."""
     try:
         return np.asarray(given)
     except (ValueError, TypeError) as e:
-        raise fail(f"{title} cannot be made an array: {e}", help=help) from None
+        raise fail(f"{title} cannot be converted to an array: {e}", help=help) from None
 
 
 def _name_parts(given: Any) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
         if not isinstance(given, tuple | list) or len(given) != 2:
-            raise fail("data in memory are images and labels", help=_HELP)
+            raise fail("data in memory must be images and labels", help=_HELP)
         given = {"x_train": given[0], "y_train": given[1]}
     for key in given:
         if key not in _KEYS:
@@ -147,9 +151,9 @@ def _number_classes(parts: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str
 
 
 _SEVERAL_HELP = (
-    "several labels an image are 0 and 1, count x classes: "
-    "`sklearn.preprocessing.MultiLabelBinarizer().fit_transform(labels)` makes them of lists of "
-    "names"
+    "several labels per image are 0 and 1, count x classes: "
+    "`sklearn.preprocessing.MultiLabelBinarizer().fit_transform(labels)` converts lists of names "
+    "to this form"
 )
 
 
@@ -161,7 +165,9 @@ def _labels_error(name: str, labels: Array) -> NetError:
         advice = _SEVERAL_HELP
     elif is_whole:
         advice = advise_labels(labels.shape, labels.dtype, name)
-    wanted = "not one label per image" if labels.ndim != 1 else "but labels are integers or names"
+    wanted = (
+        "not one label per image" if labels.ndim != 1 else "but labels must be integers or names"
+    )
     return fail(f"{header}, {wanted}", help=advice or "labels are 0, 1, 2, ..., or names")
 
 

@@ -120,7 +120,7 @@ class _Interval:
     def accept(self, value: Value) -> tuple[Any, ...]:
         ends = ListOf(self.item, length=2).accept(value)
         if ends[0] > ends[1]:
-            raise TypeMismatch("a list of two, the smaller first")
+            raise TypeMismatch("a list of two numbers, the smaller first")
         return ends
 
 
@@ -170,8 +170,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "resize",
             spatial_ops.resize,
             0,
-            "short side 256 with `resize(256)`, both with `resize(224x224)`; else what just covers "
-            "the net's input",
+            "`resize(256)` sets the short side, `resize(224x224)` both sides; without a size, "
+            "the image just covers the net's input",
             Param("size", OneOf((NoneLiteral(), _SIDE, Extent())), None),
             revisions=(
                 replace(LONG_SIDE_ROUNDING, affects=lambda size: not isinstance(size, tuple)),
@@ -182,7 +182,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "center_crop",
             SpatialAugmentation(spatial_ops.center_crop, is_crop=True),
             0,
-            "the centre, cropped to the net's input size; black around a smaller picture",
+            "crops the centre to the net's input size; adds black pixels around a smaller picture",
             revisions=(
                 Revision("half a pixel of the corner is rounded to even, not down"),
                 Revision("a smaller picture gets black around it; before, it was enlarged"),
@@ -192,7 +192,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "hflip",
             SpatialAugmentation(spatial_ops.hflip),
             1,
-            "left and right swapped, with probability `p`",
+            "swaps left and right with probability `p`",
             Param("p", Float(0, 1), 0.5),
         ),
         _make_spatial_augmentation(
@@ -204,8 +204,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
                 is_crop=True,
             ),
             2,
-            "a random crop of the net's input size, from a picture with `pad` black pixels around "
-            "it: 4 if it is no larger than that (He et al. 2016)",
+            "a random crop of the net's input size, from a picture with `pad` black pixels "
+            "around it; default: 4 if the picture is no larger than the input (He et al. 2016)",
             Param("pad", OneOf((NoneLiteral(), Integer(0, 1024))), None),
         ),
         _make_augmentation(
@@ -237,7 +237,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "color_jitter",
             colour.color_jitter,
             4,
-            "each multiplied by a factor within 1 +- its value, in random order (Howard 2014)",
+            "multiplies each property by a random factor within 1 +- its value, in random order "
+            "(Howard 2014)",
             Param("brightness", _WIDTH, 0.4),
             Param("contrast", _WIDTH, 0.4),
             Param("saturation", _WIDTH, 0.4),
@@ -246,7 +247,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "lighting",
             colour.lighting,
             3,
-            "a colour added along ImageNet's principal components (Krizhevsky et al. 2012)",
+            "adds a colour along ImageNet's principal components (Krizhevsky et al. 2012)",
             Param("std", Float(0, 10), 0.1),
         ),
         _make_spatial_augmentation(

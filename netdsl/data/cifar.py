@@ -102,7 +102,7 @@ def _read_records(path: Path, classes: int) -> Array:
     if content is None:
         raise fail(
             f"{path} has {size:,} bytes, not a whole number of images of {RECORD_BYTES:,}",
-            help="is it truncated, or not a binary batch? download it again",
+            help="it is truncated or not a binary batch; download it again",
         )
     records: Array = content.reshape(-1, RECORD_BYTES)
     wrong = np.flatnonzero(records[:, 0] >= classes)

@@ -51,7 +51,8 @@ def lighting(images: Array, draws: Array, window: Size, std: float) -> Array:
     pixels of an image. Raises NetError if the images do not have three channels."""
     if images.shape[3] != 3:
         raise fail(
-            f"`lighting` adds red, green and blue, and the images have {images.shape[3]} channels"
+            f"`lighting` needs red, green and blue channels, but the images have "
+            f"{images.shape[3]} channels"
         )
     normal = NormalDist()
     drawn = [[normal.inv_cdf(min(max(x, 1e-9), 1 - 1e-9)) for x in d] for d in draws]

@@ -86,9 +86,9 @@ class _DeterministicAugmentation:
     def accept(self, value: Value) -> BoundCall:
         chosen = CallOf("augmentation", _AUGMENTATIONS).accept(value)
         if chosen.record.is_random:
-            message = f"`{chosen.name}` is random, and evaluation must not be"
+            message = f"`{chosen.name}` is random, but evaluation must not be"
             deterministic = [f"`{n}`" for n, a in AUGMENTATIONS.items() if not a.is_random]
-            help = f"evaluation takes {' and '.join(deterministic)}; the rest belongs in `augment`"
+            help = f"evaluation can use {' and '.join(deterministic)}; put the others in `augment`"
             raise fail(message, chosen.span, help=help)
         return chosen
 
@@ -157,7 +157,7 @@ SIGNATURE = Signature(
             "source",
             _SourceKind(),
             None,
-            "where images and labels come from; predictions need none",
+            "source of images and labels; not needed for predictions",
         ),
         Param(
             "batch",
@@ -169,25 +169,27 @@ SIGNATURE = Signature(
             "validation",
             _ValidationSize(),
             0.1,
-            "count or share of the training images held out, if the source has no validation set",
+            "number or share of the training images to hold out, if the source has no validation "
+            "set",
         ),
         Param(
             "limit",
             LimitKind(),
             None,
-            'count or share of the images left to train on, or of classes: `[("CLASS", 0.1)]`',
+            'number or share of the images to train on, or pairs by class: `[("CLASS", 0.1)]`',
         ),
         Param(
             "sampling",
             _Word(SHUFFLED, BALANCED),
             SHUFFLED,
-            "`shuffled`: an epoch has each image once; `balanced`: as many images of each class",
+            "`shuffled`: an epoch has each image once; `balanced`: it has equally many images of "
+            "each class",
         ),
         Param(
             "normalize",
             OneOf((NoneLiteral(), CallOf("statistics", STATISTICS))),
             None,
-            "mnist, imagenet, ..., or by(mean=[...], std=[...]); part of the graph",
+            "mnist, imagenet, ..., or by(mean=[...], std=[...]); computed as part of the graph",
         ),
         Param(
             "augment",
@@ -262,7 +264,7 @@ class DataConfig:
         channels = pixels.type.shape[-1]
         for what in (mean, std):
             if len(what) not in (1, channels):
-                raise fail(f"`normalize` has {len(what)} channels, the image has {channels}")
+                raise fail(f"`normalize` has {len(what)} channels, but the image has {channels}")
         scale, shift = (
             tuple(1 / (255 * s) for s in std),
             tuple(m / s for m, s in zip(*_broadcast_channels(mean, std), strict=True)),

@@ -39,11 +39,11 @@ class CsvFile:
     def _make_count_error(self, line: int, count: int) -> NetError:
         """The error for a row with so many cells."""
         wanted = len(self.header)
-        help = 'a cell that holds a comma is quoted: "a, b"'
+        help = 'quote a cell that contains a comma: "a, b"'
         if count < wanted:
-            help = "a picture without labels has an empty cell, as in `a.jpg,`"
+            help = "leave the cell of a picture without labels empty, as in `a.jpg,`"
         cells = "1 cell" if count == 1 else f"{count:,} cells"
-        return self.make_error(line, f"this row has {cells}, and the header {wanted:,}", help)
+        return self.make_error(line, f"this row has {cells}, but the header has {wanted:,}", help)
 
     def make_error(self, line: int, message: str, help: str | None = None) -> NetError:
         """The error for what a line says."""
@@ -67,10 +67,10 @@ def open_csv(path: Path) -> CsvFile:
     rows = _read_rows(source)
     line, header = next(rows, (1, []))
     if not header:
-        raise fail(f"{path} is empty", help="its first line names its columns")
+        raise fail(f"{path} is empty", help="the first line must name the columns")
     _check_header(source, line, header)
     if next(rows, None) is None:
-        raise _make_error(source, line, f"{path} has no rows below its header")
+        raise _make_error(source, line, f"{path} has no rows below the header")
     return CsvFile(path, source, tuple(header), line)
 
 
@@ -83,7 +83,7 @@ def _check_header(source: Source, line: int, header: list[str]) -> None:
                 raise _make_error(source, line, message, help)
     if "" in header:
         message = f"column {1 + header.index('')} has no name"
-        help = "pandas leaves the index out by `table.to_csv(FILE, index=False)`"
+        help = "to omit the index with pandas, use `table.to_csv(FILE, index=False)`"
         raise _make_error(source, line, message, help)
     twice = next((name for name, count in Counter(header).items() if count > 1), None)
     if twice is not None:
@@ -98,8 +98,10 @@ def _read_rows(source: Source) -> Iterator[tuple[int, list[str]]]:
             if any(cells):
                 yield reader.line_num, cells
     except csv.Error as e:
-        help = 'a quote opens and closes a cell ("a, b"), and is doubled inside it'
-        raise _make_error(source, max(1, reader.line_num), f"this is no CSV: {e}", help) from None
+        help = 'quotes open and close a cell ("a, b"); double a quote inside one'
+        raise _make_error(
+            source, max(1, reader.line_num), f"this is not valid CSV: {e}", help
+        ) from None
 
 
 def _make_error(source: Source, line: int, message: str, help: str | None = None) -> NetError:

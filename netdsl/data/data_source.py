@@ -92,8 +92,8 @@ class DatasetFiles:
         try:
             cached = cache_directory() / self.name
         except RuntimeError:  # there is no home directory
-            message = "there is no home folder to look in"
-            raise self._make_error(message, "into a folder that NETDSL_CACHE names") from None
+            message = "there is no home folder"
+            raise self._make_error(message, "into the folder that NETDSL_CACHE names") from None
         if not self.has_files(cached):
             try:
                 self.download(cached)

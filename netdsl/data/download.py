@@ -52,7 +52,7 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
         reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
         raise fail(
             f"cannot fetch {remote.url}: {reason}",
-            help=f"download it on a machine with a network, and put it into {folder}",
+            help=f"download it on a machine with network access and put it into {folder}",
         ) from None
     return target
 
@@ -68,7 +68,7 @@ def _download_to(remote: RemoteFile, out: IO[bytes]) -> None:
         raise fail(
             f"{remote.url} returned a file other than the expected one: its sha256 is "
             f"{digest.hexdigest()}, not {remote.sha256}",
-            help="was the download cut off, or does a proxy answer in its place?",
+            help="was the download cut off, or did a proxy send something else?",
         )
 
 
@@ -83,7 +83,7 @@ def unpack(archive: Path, names: tuple[str, ...], folder: Path) -> None:
                 if source is not None:
                     _unpack_member(source, folder / name)
     except (OSError, tarfile.TarError, EOFError, zlib.error) as e:
-        raise fail(f"cannot unpack {archive}: {e}", help="remove it, to fetch it again") from None
+        raise fail(f"cannot unpack {archive}: {e}", help="remove it to download it again") from None
 
 
 def _unpack_member(source: IO[bytes], target: Path) -> None:

@@ -110,7 +110,7 @@ class _FolderScan:
         """Queues a folder, once."""
         folder = folder_id(path)
         if folder in self.seen_folders:
-            reason = "a link to a folder that is already read, or that contains it"
+            reason = "a link to a folder that has already been read or that contains it"
             self.ignored_files.add(path, reason)
             return
         owner = self.owners.setdefault(folder, self.class_folder)
@@ -130,7 +130,9 @@ class _FolderScan:
         self.non_picture_count += 1
         if self.non_picture_count > MAX_NON_PICTURES:
             many = f"over {MAX_NON_PICTURES:,} files and folders that are not pictures"
-            raise fail(f"{link} is a link to {many}", help="link to a folder with only pictures")
+            raise fail(
+                f"{link} is a link to {many}", help="link to a folder that contains only pictures"
+            )
 
 
 def find_pictures(folder: Path) -> list[Path]:

@@ -33,7 +33,9 @@ def read_idx(folder: Path, name: str, rank: int) -> Array:
 
 
 def _make_length_error(path: Path, comparison: str) -> NetError:
-    return fail(f"{path} holds {comparison} values than its header says", help="download it again")
+    return fail(
+        f"{path} holds {comparison} values than its header declares", help="download it again"
+    )
 
 
 def read_idx_shape(folder: Path, name: str, rank: int) -> tuple[int, ...]:

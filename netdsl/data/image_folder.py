@@ -45,10 +45,12 @@ _FOLDERS_HELP = (
 
 def folder_source() -> DataSource:
     path = Param(
-        "path", QuotedText(), doc="the folder that holds them; or `--data` names it, or its parent"
+        "path",
+        QuotedText(),
+        doc="the folder that contains them; alternatively, `--data` gives it or its parent",
     )
     doc = (
-        "pictures, in a folder for each class: path/train/CLASS, with path/val/CLASS and "
+        "pictures in a folder for each class: path/train/CLASS, with path/val/CLASS and "
         "path/test/CLASS or without, or path/CLASS"
     )
     return DataSource(Signature("folder", (path,)), _load, _find, None, None, doc)
@@ -61,7 +63,7 @@ def _load(data_folder: Path | None, path: str) -> Dataset:
     except NetError as e:
         if root != data_folder:
             raise
-        note = f"{root} holds no folder {Path(path).name}, so its own folders are read"
+        note = f"{root} contains no folder {Path(path).name}, so its own subfolders are read"
         raise NetError(*(replace(d, notes=(*d.notes, note)) for d in e.diagnostics)) from None
 
 
@@ -97,7 +99,7 @@ def read_folder(root: Path) -> Dataset:
     rest = dict(zip(rest, others, strict=True))
     for name, part in rest.items():
         if not len(part):
-            message = f"none of the pictures of {parts[name]} can be used"
+            message = f"none of the pictures in {parts[name]} can be used"
             raise fail(
                 message,
                 help="restore some of them, or move the folder away",
@@ -120,11 +122,11 @@ def _find_parts(root: Path) -> dict[str, Path]:
         if part is None or not list_folders(root / name):
             continue
         if part in found:
-            message = f"{root} holds both {found[part].name} and {name}, which mean the same"
-            raise fail(message, help=f"keep one of them: it takes {_FOLDERS_HELP}")
+            message = f"{root} holds both {found[part].name} and {name}, which mean the same part"
+            raise fail(message, help=f"keep one of them; expected: {_FOLDERS_HELP}")
         found[part] = root / name
     if found and TRAIN not in found:
-        help = f"it takes {_FOLDERS_HELP}"
+        help = f"expected: {_FOLDERS_HELP}"
         first = next(iter(found.values())).name
         raise fail(f"{root} holds {first}, but no {TRAIN} with a folder for each class", help=help)
     return found
@@ -139,14 +141,14 @@ def _check_classes(root: Path, classes: Sequence[str], parts: dict[str, Path]) -
     """Raises NetError if the folders taken for classes are parts, or hold parts."""
     if len(classes) > 1 and all(match_part(c) for c in classes):
         message = f"the pictures of {root / classes[0]} are not in a class folder"
-        raise fail(message, help=f"it takes {_FOLDERS_HELP}")
+        raise fail(message, help=f"expected: {_FOLDERS_HELP}")
     for c in classes:
         parts_inside = [
             n for n in list_folders(root / c) if match_part(n) and list_folders(root / c / n)
         ]
         if parts_inside:
-            message = f"{root / c} would be a class, but it holds the part {parts_inside[0]}"
-            raise fail(message, help=f"name that folder, if it is meant; it takes {_FOLDERS_HELP}")
+            message = f"{root / c} would be a class, but it contains the part {parts_inside[0]}"
+            raise fail(message, help=f"if you mean that folder, name it; expected: {_FOLDERS_HELP}")
 
 
 def _check_siblings(
@@ -161,19 +163,21 @@ def _check_siblings(
             continue
         if set(list_folders(sibling)) & set(classes):
             names = ", ".join(f"{p} ({' or '.join(names)})" for p, names in PARTS.items())
-            message = f"{sibling} has the classes of {parts[0].name} and would not be used"
+            message = f"{sibling} has the same classes as {parts[0].name}, but would not be used"
             raise fail(message, help=f"rename it to one of the parts {names}, or move it away")
         if not has_pictures(sibling):
-            ignored_files.add(sibling, "a folder without pictures, beside the parts")
+            ignored_files.add(sibling, "a folder without pictures, next to the parts")
         elif match_part(name):
-            reason = "its pictures are not in a class folder; `netdsl predict` takes such a folder"
+            reason = (
+                "its pictures are not in a class folder; `netdsl predict` works on such a folder"
+            )
             ignored_files.add(sibling, reason)
         elif len(parts) == 1:
-            message = f"{parts[0]} may be a part, or a class like {name} beside it"
-            help = f"move {name} away, or {parts[0].name}'s own folders: it takes {_FOLDERS_HELP}"
+            message = f"{parts[0]} could be a part, or a class like {name} next to it"
+            help = f"move {name} away, or the folders in {parts[0].name}; expected: {_FOLDERS_HELP}"
             raise fail(message, help=help)
         else:
-            ignored_files.add(sibling, "pictures beside the parts")
+            ignored_files.add(sibling, "pictures next to the parts")
 
 
 def _check_nested(base: Path, classes: Sequence[str]) -> None:
@@ -186,16 +190,16 @@ def _check_nested(base: Path, classes: Sequence[str]) -> None:
     common = sorted(name for key, name in first.items() if all(key in w for w in nested_names))
     if len(classes) > 1 and (len(common) > 1 or any(match_part(name) for name in common)):
         raise fail(
-            f"{abbreviate(classes)} of {base} would be the classes, but each of them holds the "
+            f"{abbreviate(classes)} of {base} would be the classes, but they all contain the "
             f"same folders {abbreviate(common)}",
-            help=f"class folders belong in part folders: it takes {_FOLDERS_HELP}",
+            help=f"class folders belong in part folders; expected: {_FOLDERS_HELP}",
         )
     for c in classes:
         parts = [name for name in list_folders(base / c) if match_part(name)]
         if len({match_part(name) for name in parts}) > 1:
-            message = f"{base / c} would be a class, but it holds the parts {abbreviate(parts)}"
+            message = f"{base / c} would be a class, but it contains the parts {abbreviate(parts)}"
             raise fail(
-                message, help=f"a part holds classes, not the reverse: it takes {_FOLDERS_HELP}"
+                message, help=f"parts contain classes, not the reverse; expected: {_FOLDERS_HELP}"
             )
 
 
@@ -219,11 +223,11 @@ def _check_no_empty_class(
         empty = base / classes[int(counts.argmin())]
         default_help = (
             f"each folder in {base} is read as a class: put pictures there, move it elsewhere if "
-            "it is no class, or give another folder"
+            f"it is not a class, or give another folder"
         )
         help = bad[0].diagnostics[0].help if bad else describe_unread_formats(empty)
         help = help or default_help
-        raise fail(f"{empty} holds no pictures to train on", help=help, notes=_error_messages(bad))
+        raise fail(f"{empty} contains no training pictures", help=help, notes=_error_messages(bad))
 
 
 def _error_messages(bad: Sequence[BadPicture]) -> list[str]:
@@ -250,7 +254,7 @@ def _read_part(
     if not any(found.values()):
         is_loose = any(looks_like_picture(p) for p in list_files(base))
         problem = "are not in a class folder" if is_loose else "are missing"
-        raise fail(f"the pictures of {base} {problem}", help=f"it takes {_FOLDERS_HELP}")
+        raise fail(f"the pictures of {base} {problem}", help=f"expected: {_FOLDERS_HELP}")
     _ignore_files(base, ignored_files)
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(x) for x in found.values()])
     names = [n for x in found.values() for n in x]

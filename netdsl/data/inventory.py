@@ -52,7 +52,7 @@ class Inventory:
         noun = "label" if self.is_multi_label else "class"
         count = _pluralize(len(self.classes), noun)
         if self.is_multi_label:
-            count += ", several an image"
+            count += ", several per image"
         first = f"data: {self.source}, {count}: {abbreviate(self.classes)}"
         parts = [f"  {part}: {self._format_part(part)}" for part in self.counts]
         if self.is_balanced:
@@ -85,7 +85,7 @@ class Inventory:
         if part == TRAIN_SET and self.unlimited is not None:
             text += f" of {self.unlimited:,}, by `limit`"
         if self.is_multi_label:
-            text += f", {sum(numbers) / images:.3g} labels an image"
+            text += f", {sum(numbers) / images:.3g} labels per image"
         return f"{text} ({self._format_counts(numbers)})"
 
     def _format_counts(self, numbers: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Labels as arrays, one class or several labels an image, and the names of the classes."""
+"""Labels as arrays, one class or several labels per image, and the names of the classes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def read_labels(labels: Array, title: str) -> Array:
             image, column = (int(i) for i in np.argwhere(is_wrong)[0])
             wrong = labels[image, column]
             raise fail(
-                f"{title} holds {wrong} for image {image:,} and class {column:,}; several labels "
-                "an image are 1 where it has the label, and 0 elsewhere",
-                help="if they are scores of which the highest counts, `labels.argmax(axis=1)` "
-                "makes one class an image of them; `labels > 0.5` keeps several",
+                f"{title} holds {wrong} for image {image:,} and class {column:,}; with several "
+                f"labels per image, use 1 where an image has the label and 0 elsewhere",
+                help="for scores of which only the highest counts, `labels.argmax(axis=1)` "
+                "converts them to one class per image; `labels > 0.5` keeps several",
             )
         return labels.astype(np.uint8)
     if labels.size and (labels.min() < 0 or labels.max() > MAX_LABEL):
         wrong = labels.min() if labels.min() < 0 else labels.max()
         message = f"{title} holds the label {wrong}"
-        raise fail(message, help=f"labels are integers from 0 to {MAX_LABEL:,}")
+        raise fail(message, help=f"labels must be integers from 0 to {MAX_LABEL:,}")
     return labels.astype(np.int32)
 
 
@@ -45,15 +45,18 @@ def name_classes(labels: Mapping[str, Array], names: Sequence[str] = ()) -> tupl
     for title, x in others:
         if x.ndim != model.ndim:
             one, several = (title, first) if model.ndim == 2 else (first, title)
-            message = f"{one} has one class an image, but {several} has several labels"
-            raise fail(message, help="give all of them as integers [N], or as 0 and 1 [N, classes]")
+            message = f"{one} has one class per image, but {several} has several labels"
+            raise fail(
+                message, help="give all labels as integers [N], or all as 0 and 1 [N, classes]"
+            )
         if x.ndim == 2 and x.shape[1] != model.shape[1]:
             columns = f"{model.shape[1]:,} columns and {title} {x.shape[1]:,}"
             raise fail(f"{first} has {columns}; each column is a class")
     if model.ndim == 2:
         count = model.shape[1]
         if count > 1 + MAX_LABEL:
-            raise fail(f"{first} has {count:,} columns, and there may be {1 + MAX_LABEL:,} classes")
+            most = 1 + MAX_LABEL
+            raise fail(f"{first} has {count:,} columns, but there can be at most {most:,} classes")
         if names and len(names) != count:
             raise fail(f"{first} has {count:,} columns, but there are {len(names):,} `classes`")
     else:
@@ -78,7 +81,10 @@ def read_names(given: Any, title: str = "`classes`") -> list[str]:
     names = list(map(str, given))
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
-        help = "each class has a name of its own; without `classes`, their numbers are their names"
+        help = (
+            "class names must be unique; without `classes`, the numbers of the classes are "
+            "their names"
+        )
         raise fail(f"two of {title} are called `{escape_line(twice)}`", help=help)
     long = next((name for name in names if len(name) > MAX_CLASS_NAME), None)
     if long is not None:

@@ -82,7 +82,7 @@ def limit_samples(samples: Samples, limit: Limit, classes: Sequence[str], seed: 
     larger limit keeps what a smaller one does.
 
     An amount of all samples takes the same share of each class, as nearly as integers allow, and at
-    least one sample; with several labels a sample, of each set of labels. An amount of a class
+    least one sample; with several labels per sample, of each set of labels. An amount of a class
     removes samples of that class alone; a sample of several labels must be within the amount of
     each. Raises NetError if there are not as many samples, or if a class loses its last one.
     """
@@ -161,12 +161,12 @@ def _resolve_amount(amount: int | float, there: int, of: str) -> int:
     count = amount if isinstance(amount, int) else round(amount * there)
     if count > there:
         raise fail(
-            f"`limit` takes {count:,} {of}, but there are {there:,}",
-            help="those that are held out do not count; a share (0.5) takes a part of any number, "
-            "and `none` takes all",
+            f"`limit` asks for {count:,} {of}, but there are only {there:,}",
+            help="images that are held out do not count; a share (0.5) works for any number of "
+            "images, and `none` takes all of them",
         )
     if count == 0:
-        message = f"a share of {amount} of {there:,} {of} is none"
+        message = f"a share of {amount} of {there:,} {of} rounds to 0"
         raise fail(message, help="set a larger `limit`, or a number of images")
     return count
 
@@ -178,5 +178,5 @@ def _check_no_empty_class(whole: Samples, kept: Samples, classes: Sequence[str])
         share = "; `1.0` and `none` take all images" if len(kept) == 1 else ""
         raise fail(
             f"the `limit` leaves no training images of {abbreviate(lost)}",
-            help=f"it takes at least one image of each class: there are {len(classes):,}{share}",
+            help=f"keep at least one image of each class: there are {len(classes):,}{share}",
         )

@@ -86,7 +86,10 @@ def make_limit_error(message: str, max_bytes: int, needed_bytes: int) -> NetErro
 
 def _limit_help(needed_bytes: int) -> str:
     size = max(1, -(-needed_bytes // 10**9))
-    return f"`{MEMORY_VARIABLE}={size}GB` in the environment allows it, if there is that much"
+    return (
+        f"`{MEMORY_VARIABLE}={size}GB` in the environment allows it if the "
+        f"machine has that much memory"
+    )
 
 
 def decoding_limit() -> int:

@@ -89,14 +89,14 @@ MIXINGS: dict[str, Mixing] = {
         Mixing(
             Signature("mixup", _parameters(0.2)),
             blend,
-            "images and labels of a batch averaged with those of another order, by a share from "
-            "Beta(alpha, alpha), with probability `p` (Zhang et al. 2018)",
+            "averages the images and labels of a batch with a permutation of the batch, with a "
+            "share from Beta(alpha, alpha) and probability `p` (Zhang et al. 2018)",
         ),
         Mixing(
             Signature("cutmix", _parameters(1)),
             paste,
-            "a box from another image of the batch, labels mixed by its area, whose share is from "
-            "Beta(alpha, alpha), with probability `p` (Yun et al. 2019)",
+            "pastes a box from another image of the batch and mixes the labels by its area, "
+            "whose share is from Beta(alpha, alpha), with probability `p` (Yun et al. 2019)",
             needs_pictures=True,
         ),
     )

@@ -82,7 +82,7 @@ def _check_headers(folder: Path) -> None:
         shape = read_idx_shape(folder, images_name, 3)
         labels = read_idx_shape(folder, labels_name, 1)[0]
         if shape[1:] != (28, 28):
-            raise fail(f"{folder / images_name} holds images of {dims(shape[1:])}, not 28x28")
+            raise fail(f"{folder / images_name} contains images of {dims(shape[1:])}, not 28x28")
         if shape[0] != labels:
             raise fail(
                 f"{folder}: {shape[0]:,} images in {images_name}, {labels:,} in {labels_name}"

@@ -44,11 +44,11 @@ _CLASSES = "classes"
 
 
 def arrays_source() -> DataSource:
-    file = Param("path", QuotedText(), doc="an .npz file, looked up in the `--data` folder")
+    file = Param("path", QuotedText(), doc="an .npz file, also searched for in the `--data` folder")
     doc = (
-        "images (uint8) and labels (0, 1, 2, ... without gaps; or several labels an image, "
-        "0 and 1, count x classes), test_images, test_labels and names in classes, as NumPy saves "
-        "them; or x_train, y_train, x_val, y_val, x_test, y_test"
+        "images (uint8) and labels (0, 1, 2, ... without gaps; or several labels per image, "
+        "0 and 1, count x classes), test_images, test_labels and names in classes, as saved by "
+        "NumPy; or x_train, y_train, x_val, y_val, x_test, y_test"
     )
     return DataSource(Signature("arrays", (file,)), _load, _find, None, None, doc)
 
@@ -91,7 +91,10 @@ def _read_archive(archive: NpzArchive) -> Dataset:
         _check_pair(path, members, *pair)
     sizes = {dims(_image_shape(members[images])) for images, _ in pairs}
     if len(sizes) > 1:
-        raise fail(f"{path} holds images of {' and '.join(sorted(sizes))}; they must have one size")
+        raise fail(
+            f"{path} holds images of {' and '.join(sorted(sizes))}; they must all have "
+            f"the same size"
+        )
     archive.check_size(members)
     parts = {pair: _read_samples(archive, members, *pair) for pair in pairs}
     labels = {f"`{name}` in {path}": x.labels for (_, name), x in parts.items()}
@@ -124,7 +127,7 @@ def _read_class_names(archive: NpzArchive, members: Mapping[str, NpzMember]) -> 
     names, title = archive.read(members[_CLASSES]), f"`{_CLASSES}` in {archive.path}"
     if names.ndim != 1:
         message = f"{title} is {dims(names.shape)}, not a list of names"
-        raise fail(message, help="np.savez(FILE, classes=[...], ...) takes one name a class")
+        raise fail(message, help="np.savez(FILE, classes=[...], ...) takes one name per class")
     codes = np.frombuffer(names.tobytes(), np.dtype("u4").newbyteorder(names.dtype.byteorder))
     if codes.max(initial=0) > sys.maxunicode:
         raise fail(f"{title} holds a character that does not exist; it is damaged")

@@ -146,7 +146,9 @@ class NpzArchive:
             content = read_exactly(f, member.size)
             if content is None or f.read(1):
                 name, size = escape_line(member.name), f"{member.size:,} bytes"
-                message = f"`{name}` in {self.path} does not have the {size} that its header says"
+                message = (
+                    f"`{name}` in {self.path} does not have the {size} that its header declares"
+                )
                 raise fail(message)
         order = "F" if member.is_fortran_order else "C"
         return content.view(member.dtype).reshape(member.shape, order=order)

@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
-from netdsl.errors import NetError, Span, fail, suggest_spelling
+from netdsl.errors import NetError, Span, fail
 from netdsl.file_io import cache_directory
 from netdsl.signature import BoundCall
 from netdsl.values import Text
@@ -21,6 +22,8 @@ _ARCHIVES = {
 }
 """What unpacks the archives of these suffixes."""
 _MAX_NAMES = 1000
+_SAME_NAME = 0.8
+"""Similarity, as difflib counts it, of a name to its misspelling."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,10 @@ class PathLookup:
             packed = next((s for s in _ARCHIVES if os.path.isfile(f"{candidate}{s}")), None)
             if packed is not None:
                 return f"unpack it first: `{_ARCHIVES[packed]} {candidate}{packed}`"
-            near = suggest_spelling(candidate.name, _names_beside(candidate))
-            if near is not None:
-                return near
+            names = {name.lower(): name for name in _names_beside(candidate)}
+            near = get_close_matches(candidate.name.lower(), names, n=1, cutoff=_SAME_NAME)
+            if near:
+                return f"did you mean `{candidate.with_name(names[near[0]])}`?"
         return None
 
 

@@ -96,7 +96,7 @@ def read_table(path: Path, folder: Path) -> Dataset:
     """The pictures in `folder` that a table names, with their labels. None is decoded yet; those
     that are missing, or whose headers show that they are not pictures, are left out of the samples.
     Raises NetError, with the line, if the table is not as its header says, names a picture twice or
-    outside of the folder, or if none of the pictures of a part can be used."""
+    outside of the folder, or if none of the pictures in a part can be used."""
     table = open_csv(path)
     columns = _find_columns(table)
     rows = _Rows(table, columns)
@@ -107,8 +107,8 @@ def read_table(path: Path, folder: Path) -> Dataset:
     parts = np.array(rows.parts or [TRAIN] * len(rows.names), dtype=object)
     present = [name for name in PARTS if (parts == name).any()]
     if TRAIN not in present:
-        message = f"{path} has no pictures to train on"
-        raise fail(message, help=f"give some of them {TRAIN} in the column `{SPLIT}`")
+        message = f"{path} has no training pictures"
+        raise fail(message, help=f"set `{SPLIT}` to `{TRAIN}` for some of them")
     index = [np.flatnonzero(parts == name) for name in present]
     bad, samples = _drop_unusable([Samples(pictures[i], labels[i]) for i in index])
     if not all(map(len, samples)):
@@ -149,7 +149,7 @@ def _make_unusable_error(
     found = next((s for s in PICTURE_SUFFIXES if os.path.isfile(folder / f"{names[0]}{s}")), None)
     help = f"names are relative to {folder}; `images` in `csv(...)` names another folder"
     if found is not None:
-        help = f"write names with their end: {escape_line(names[0])}{found}"
+        help = f"write names with their extension: {escape_line(names[0])}{found}"
     message = f"none of the pictures that {path} names for a part can be used"
     return fail(message, help=help, notes=[e.diagnostics[0].message for e in bad[:3]])
 
@@ -176,7 +176,7 @@ def _find_columns(table: CsvFile) -> _Columns:
         message = f"the table holds pixels: `{header[0]}` and {len(header) - 1:,} other columns"
         raise table.make_error(line, message, f"it {PIXEL_TABLE_HELP}")
     if header[0] in (SPLIT, ONE_LABEL, SEVERAL_LABELS):
-        message = f"the first column is `{header[0]}`, but it has to name the picture"
+        message = f"the first column is `{header[0]}`, but it must name the picture"
         raise table.make_error(line, message, _COLUMNS_HELP)
     split = header.index(SPLIT) if SPLIT in header else None
     others = tuple(i for i in range(1, len(header)) if i != split)
@@ -185,12 +185,12 @@ def _find_columns(table: CsvFile) -> _Columns:
         raise table.make_error(line, "there is no column of labels", _COLUMNS_HELP)
     if named and len(others) > 1:
         unknown = abbreviate([table.header[i] for i in others if i != named[0]])
-        message = f"beside `{header[named[0]]}` there are other columns, {unknown}"
+        message = f"besides `{header[named[0]]}`, there are other columns: {unknown}"
         raise table.make_error(line, message, f"remove them: {_COLUMNS_HELP}")
     if not named and len(others) == 1:
         name = escape_line(table.header[others[0]])
         message = f"it is not clear what the column `{name}` holds"
-        help = f"call it `{ONE_LABEL}` for one class a picture, or `{SEVERAL_LABELS}` for several"
+        help = f"call it `{ONE_LABEL}` for one class per picture, or `{SEVERAL_LABELS}` for several"
         raise table.make_error(line, message, help)
     if not named:
         return _Columns(split, others, _FlagReader)
@@ -217,22 +217,22 @@ class _Rows:
     def _read_name(self, line: int, cell: str) -> str:
         name = posixpath.normpath(cell) if cell else ""
         if not cell:
-            raise self.table.make_error(line, "this row names no picture")
+            raise self.table.make_error(line, "this row does not name a picture")
         if posixpath.isabs(name) or name.split("/")[0] == "..":
             message = f"{escape_line(cell)} is not in the folder of the pictures"
             help = "names are relative to the folder that `images` names"
             raise self.table.make_error(line, message, help)
         first = self._lines.setdefault(name, line)
         if first != line:
-            message = f"{escape_line(name)} is in line {first:,} already"
-            raise self.table.make_error(line, message, "give each picture one row")
+            message = f"{escape_line(name)} already appears in line {first:,}"
+            raise self.table.make_error(line, message, "give each picture a single row")
         return name
 
     def _read_part(self, line: int, cell: str) -> str:
         part = match_part(cell)
         if part is None:
             message = f"`{SPLIT}` is `{escape_line(cell)}`"
-            raise self.table.make_error(line, message, f"it may be {', '.join(PARTS)}")
+            raise self.table.make_error(line, message, f"it must be one of {', '.join(PARTS)}")
         return part
 
 
@@ -259,9 +259,9 @@ class _LabelReader(ABC):
         title = f"the classes in {self.table.path}"
         if len(names) < 2:
             message = f"{title} are {abbreviate(names)} alone" if names else f"{title} are none"
-            raise fail(message, help="there is something to learn from two classes on")
+            raise fail(message, help="training needs at least two classes")
         if len(names) > 1 + MAX_LABEL:
-            raise fail(f"{title} are {len(names):,}, and there may be {1 + MAX_LABEL:,}")
+            raise fail(f"{title} are {len(names):,}, but there can be at most {1 + MAX_LABEL:,}")
         return tuple(read_names(names, title))
 
 
@@ -296,7 +296,8 @@ class _NameReader(_LabelReader):
         if not cells[0]:
             message = "this picture has no label"
             help = (
-                f"give it one, or remove its row; in a column `{SEVERAL_LABELS}` it may have none"
+                f"add one, or remove its row; a column `{SEVERAL_LABELS}` allows pictures "
+                f"without labels"
             )
             raise self.table.make_error(line, message, help)
         self._names.append(cells[0])

@@ -161,7 +161,7 @@ class PictureFile:
         try:
             check_pixels(what, pixels, bytes_per_pixel)
             check_pixels(
-                f"{what}, together with what it is resized to,",
+                f"{what}, together with the resized picture,",
                 pixels + max_pixels,
                 bytes_per_pixel,
             )

@@ -46,7 +46,7 @@ class Preprocessing:
             return self._decode_batch(images, draws)
         if isinstance(images, LazyBatch):
             transforms = self._compose(images.transforms, self._window(images.shape[1:]), draws)
-            assert transforms is not None, "a lazy batch allows only what moves pixels"
+            assert transforms is not None, "a lazy batch allows only operations that move pixels"
             return replace(images, transforms=transforms)
         if not any(c.record.has_variable_size for c in self.augmentations):
             return self._apply(images, draws)
@@ -59,9 +59,9 @@ class Preprocessing:
         """The shape of the pictures that the net takes. Raises NetError if it does not take
         pictures."""
         if self.shape is None or len(self.shape) != 3:
-            raise fail("the net takes no pictures: its input has no height, width and channels")
+            raise fail("the net does not take pictures: its input is not height x width x channels")
         if self.shape[2] not in MODES:
-            raise fail(f"pictures have 1, 3 or 4 channels, the net expects {self.shape[2]}")
+            raise fail(f"pictures have 1, 3 or 4 channels, but the net expects {self.shape[2]}")
         return self.shape
 
     def _decode_batch(self, pictures: Pictures, draws: Draws) -> Array:

@@ -24,7 +24,7 @@ from netdsl.values import Symbol
 @dataclass(frozen=True)
 class Samples:
     """Images (bytes [N,H,W,C], which a device may also hold; floats of the net's input shape; or
-    picture files) and labels: one class an image, int32 [N], or several labels an image, uint8
+    picture files) and labels: one class per image, int32 [N], or several labels per image, uint8
     [N, classes], 1 where it has the label."""
 
     images: Array | DeviceImages | LazyBatch | Pictures
@@ -48,7 +48,7 @@ class Samples:
 
     @property
     def targets(self) -> Array | None:
-        """Several labels an image as a step takes them, float32 [N, classes]; else None."""
+        """Several labels per image as a step takes them, float32 [N, classes]; else None."""
         return self.labels.astype(np.float32) if self.is_multi_label else None
 
     def count_by_class(self, classes: int) -> Array:
@@ -174,12 +174,14 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
     n = len(samples)
     count = held_out if isinstance(held_out, int) else round(held_out * n)
     if count == 0 and held_out:
-        raise fail(f"a share of {held_out} of {n:,} samples is none", help="0 holds out none")
-    help = "`validation` is a count, or a share below 1; set a smaller one"
+        raise fail(
+            f"a share of {held_out} of {n:,} samples rounds to 0", help="0 holds out nothing"
+        )
+    help = "`validation` is a count, or a share below 1; set a smaller value"
     if count >= n:
         raise fail(f"{count:,} samples cannot be held out of {n:,}", help=help)
     if not samples.is_multi_label and count > n - np.count_nonzero(np.bincount(samples.labels)):
-        message = f"{count:,} samples held out of {n:,} leave a class with none to train on"
+        message = f"{count:,} samples held out of {n:,} leave no training samples of a class"
         raise fail(message, help=help)
     order = make_rng(seed, SPLIT_KEY).permutation(n)
     is_held_out = choose_stratified(samples.labels, count, order)
@@ -189,7 +191,7 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
 @dataclass(frozen=True)
 class Batch:
     """`labels` int32 [N], for mixed images those with the larger share; or the rows of labels
-    [N, classes] of data with several labels an image. `weights` is 0 for samples that pad the last
+    [N, classes] of data with several labels per image. `weights` is 0 for samples that pad the last
     batch or replace a bad picture. `targets` float32 [N, classes] is the wanted distribution of
     mixed images, or 1 where an image has the label."""
 
@@ -218,7 +220,7 @@ def training_batches(
         images = augment(part.images, [d[drawn] for d in draws])
         weights = part.weights  # known after decoding
         if not weights.any():
-            raise fail(f"none of the {size:,} pictures of a batch can be used")
+            raise fail(f"none of the {size:,} pictures in a batch can be used")
         yield Batch(images, part.labels, weights, part.targets)
 
 

@@ -91,8 +91,8 @@ def _load_unnamed(data_folder: Path | None) -> Dataset:
     raise DatasetNotFound(
         Diagnostic(
             "the data section has no `source`",
-            help='`source = folder("DIR")` names one, and so does `--data DIR`: a folder that '
-            "holds a folder of pictures for each class",
+            help='`source = folder("DIR")` sets one; so does `--data DIR`, where DIR '
+            "contains a folder of pictures for each class",
         )
     )
 

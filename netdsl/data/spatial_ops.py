@@ -118,8 +118,8 @@ def random_crop(
     or from one with `pad` zeros around it (He et al. 2016). Raises NetError if the crop could be
     mostly padding."""
     if 2 * pad > min(window):
-        message = f"`random_crop({pad})` puts {pad} black pixels around pictures of {dims(window)}"
-        raise fail(message, help="the crop has the net's size without it: `random_crop`")
+        message = f"`random_crop({pad})` adds {pad} black pixels around pictures of {dims(window)}"
+        raise fail(message, help="without it, the crop already has the net's size: `random_crop`")
     top, left = (
         _scale_draws(draws[:, i], side + 2 * pad - window_side + 1) - pad
         for i, (side, window_side) in enumerate(zip(transforms.size, window, strict=True))

@@ -11,7 +11,7 @@ def choose_stratified(labels: Array, count: int, order: Array) -> Array:
     """Which samples to choose, [N] bool: `count` of them, of each class or label the same share as
     nearly as integers allow, the first ones in `order`, a permutation of the samples.
 
-    Of labels [N], one class a sample, never all of a class: `count` may be at most the samples less
+    Of labels [N], one class per sample, never all of a class: `count` is at most the samples less
     one for each class. Of labels [N, classes], several a sample, `count` may be any up to N; a
     label that a sample has remains among those that are not chosen if there are at least as many
     of these as labels."""

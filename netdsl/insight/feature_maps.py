@@ -18,7 +18,7 @@ def compute_feature_maps(trained: Predictor, picture_path: Path, place: str) -> 
     network = trained.network(trained.recipe.settings(training=False, batch=1))
     node = network.find_node(place)
     if node.type.rank != 4:
-        raise fail(f"`{place}` gives {dims(node.type.shape[1:])}, a vector and not maps")
+        raise fail(f"`{place}` gives {dims(node.type.shape[1:])}, a vector, not feature maps")
     graph = Graph(network.graph.nodes, {"maps": node.name}, name=network.name)
     executor = Executor(
         pass_manager.run_passes(graph, pass_manager.FORWARD_PASSES), trained.backend, trained.state

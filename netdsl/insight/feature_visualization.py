@@ -163,5 +163,5 @@ def _count_channels(network: Network, place: str) -> int:
     no learnt weights precede it."""
     node = network.find_node(place)
     if not any(n.name in network.graph.backward_slice(node.name) for n in network.parameters):
-        raise fail(f"`{place}` depends on no weights: nothing there is learnt")
+        raise fail(f"`{place}` does not depend on any weights, so nothing is learned there")
     return node.type.shape[-1]

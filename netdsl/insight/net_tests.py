@@ -140,23 +140,24 @@ _TRAINING = Param("training", Boolean(), False)
 QUERIES = {
     q.signature.name: q
     for q in (
-        Query(Signature("shape", (_PLACE,)), _query_shape, "height x width x channels there"),
+        Query(Signature("shape", (_PLACE,)), _query_shape, "height x width x channels at a place"),
         Query(
             Signature("receptive_field", (_PLACE,)),
             _query_receptive_field,
-            "height and width, in input pixels, that one value there depends on",
+            "height and width, in input pixels, of the region on which one value at a place "
+            "depends",
             needs_graph_walk=True,
         ),
         Query(
             Signature("deviation", (_PLACE, _TRAINING)),
             _make_trial_query(trial.deviation),
-            "standard deviation of the output there, for white noise of deviation 1 as input",
+            "standard deviation of the output at a place, for white noise of deviation 1 as input",
         ),
         Query(
             Signature("gradient", (_PLACE, _TRAINING)),
             _make_trial_query(trial.gradient),
-            "standard deviation of the gradient there, for white noise of "
-            "deviation 1 as the gradient of the net's output",
+            "standard deviation of the gradient at a place, for white noise of deviation 1 as "
+            "the gradient of the net's output",
         ),
     )
 }

@@ -192,7 +192,7 @@ def _read_accuracy(e: s.Expression, scope: Scope) -> PublishedAccuracy:
     call_arguments = evaluate_arguments(e.args if isinstance(e, s.CallExpr) else (), scope)
     accuracy = PublishedAccuracy(**PUBLISHED_SIGNATURE.bind(call_arguments, e.span))
     if not accuracy.shares:
-        help = "`published(top1=0.7613, top5=0.9286)`, or one of them"
+        help = "write `published(top1=0.7613, top5=0.9286)`, or only one of the two"
         raise fail("`published` needs an accuracy", e.span, help=help)
     if accuracy.shares.get("top5", 1) < accuracy.shares.get("top1", 0):
         raise fail("`top5` is less than `top1`, which it includes", e.span)

@@ -40,84 +40,85 @@ _INTRO = """# Language reference
 Written by `python -m netdsl.insight.reference > docs/reference.md`; a test checks that it is current."""
 
 _INHERIT = """Entries are separated by line breaks or commas. Several `data` and `train` sections may appear
-in a file: `train fast { epochs = 2 }` starts from the unnamed `train` and overrides its entries;
-`netdsl train file.net:fast` picks it, its `net` and `data` keys name a net and a data section.
-`expect CONDITION` lines in `train` are checked when the run ends (exit code 1 if one fails), with the
-metrics of the table below: `expect test_accuracy > 0.9`, `expect val_recall("ants") > val_recall("bees")`.
-`best = max(val_f1)` chooses the best weights by a metric, which `patience` then waits for; by default it
-is `val_accuracy`, of equal ones the smaller `val_loss`, and without validation images `train_loss`
+in a file: `train fast { epochs = 2 }` inherits from the unnamed `train` and overrides its
+entries. `netdsl train file.net:fast` selects it; its keys `net` and `data` name a net and a data section.
+`expect CONDITION` lines in `train` are checked when the run ends (exit code 1 if one fails). They use the metrics
+in the table below: `expect test_accuracy > 0.9`, `expect val_recall("ants") > val_recall("bees")`.
+`best = max(val_f1)` chooses the best weights by a metric, which `patience` also watches. The default is
+`val_accuracy`, with ties broken by the smaller `val_loss`, or `train_loss` without validation images
 ([training.md](training.md#what-is-best)).
 
-`after = head` runs the recipe `head` first, in a directory of that name within the run's, and starts
+`after = head` runs the recipe `head` first, in a subdirectory `head` of the run directory, and starts
 from its best weights (only the last recipe's expectations are checked);
-`init = weights("FILE", except="head.*")` starts from those of another run, and draws what `except`
-matches: the weights of a layer of class scores `score_scale=0.01` times as large as otherwise, unless the
-layer has an initialiser of its own ([training.md](training.md#transfer)). Weights are named by
-their paths, as in `freeze = "stem.*"`; `*` crosses dots, and a glob that matches nothing is an error
-(except in `no_decay`). Frozen weights have no gradient and no update, and a batch normalisation whose
-statistics are frozen uses them as they are. A schedule counts epochs from 0: `step(at=[30, 60])`
-lowers the rate after 30 and 60 epochs; `warmup` may be a part of one."""
+`init = weights("FILE", except="head.*")` starts from the weights of another run, but initialises the
+weights that match `except` at random. In a layer of class scores, these are `score_scale=0.01` times as large as
+usual, unless the layer has its own initialiser ([training.md](training.md#transfer)). Weights are named by
+their paths, as in `freeze = "stem.*"`; `*` also matches dots, and a glob that matches nothing is an error
+(except in `no_decay`). Frozen weights have no gradient and no update, and a batch normalisation with frozen
+statistics uses them unchanged. A schedule counts epochs from 0: `step(at=[30, 60])`
+lowers the learning rate after 30 and 60 epochs; `warmup` can be a fraction of an epoch."""
 
 _EXPRESSIONS = (
-    """Numbers (`12`, `0.5`, `1e-4`, `25_557_032`), sizes (`3x3`, `224x224x3`), texts (`"..."`), `yes`,
+    """Numbers (`12`, `0.5`, `1e-4`, `25_557_032`), sizes (`3x3`, `224x224x3`), strings (`"..."`), `yes`,
 `no`, `none`, lists (`[1, 2]`), pairs, `+ - * / // %`, comparisons, `and or not`, entries of lists and sizes
-(`depths[0]`, `list[-1]`), parts of them (`depths[:s]`, `depths[1:]`, `depths[a:b]`, ends as in Python, no step),
+(`depths[0]`, `list[-1]`), slices of them (`depths[:s]`, `depths[1:]`, `depths[a:b]`, as in Python, without a step),
 `a if condition else b`, `in.channels`, `in.height`, `in.width`, and the functions """
     + ", ".join(f"`{usage}`" for _, usage in FUNCTIONS.values())
     + """. A division without remainder gives an integer, so `in.channels/4` is a channel count. `a + b` joins two
-lists; `min` and `max` also take one. Comparisons do not chain (`1 < x and x < 20`), a list has no loops inside, and
-nothing but a number is multiplied. A name that nothing defines is a word, such as `same` or `relu`. Words can be
-passed to blocks and nets, and `==` and `!=` compare them:
-`block gate(act=relu) { if act == relu { relu } else { silu } }`. A text in quotes equals no word.
+lists; `min` and `max` also take one. Comparisons do not chain (`1 < x and x < 20`), there are no list comprehensions, and
+only numbers can be multiplied. An undefined name is a word, such as `same` or `relu`. Words can be
+passed to blocks and nets, and compared with `==` and `!=`:
+`block gate(act=relu) { if act == relu { relu } else { silu } }`. A quoted string never equals a word.
 
 `pad` takes `same`, one number, a size such as `1x2`, or `[top, bottom, left, right]`. `same` adds
-dilation * (kernel - 1) pixels along each axis, half on each side whatever the stride, the odd one of an even
-kernel below and to the right; the output is the input over the stride, rounded up. In `convtranspose`
-it makes the output the input times the stride, and crops kernel - stride pixels as evenly.
+dilation * (kernel - 1) pixels along each axis, half on each side whatever the stride; with an even kernel, the odd pixel is added
+at the bottom and right. The output size is the input size divided by the stride, rounded up. In `convtranspose`,
+`same` makes the output size the input size times the stride, and crops kernel - stride pixels in the same way.
 
-`for c in list { }` and `for c, n in list_of_lists { }`, with as many names as each list has entries,
-are chains too, in nets and in blocks. `for c in list as i { }` and `block * n as i` count from 0; the name is
+`for c in list { }` and `for c, n in list_of_lists { }`, with as many names as each inner list has entries,
+are also chains, in nets and in blocks. `for c in list as i { }` and `block * n as i` count from 0; the name is
 visible in the body or the repeated element. `if` without `else` passes its input through if its condition is
 `no`.
 
-A branch may end with a condition, on the line where its chain ends:
-`add { unit(c) | identity if stride == 1 and in.channels == c }`. If it is `no`, the branch is left out. A join of
-one branch that is left is that branch, without a layer; `sub` needs both of its branches, and one branch must stay.
+A branch can end with a condition, on the line where its chain ends:
+`add { unit(c) | identity if stride == 1 and in.channels == c }`. If it is `no`, the branch is left out. If one branch
+remains, the join is that branch, without a layer. `sub` needs both of its branches, and at least one branch must
+remain.
 
-`let n = 4` names a value, `let f(a, b=2) = a + b` a function. A function may call itself, and is no value: it
-can be called, not passed on. In the body of a net or block, a `let` is visible below it, and a function sees what is
-visible where it stands. A `let` in the taken branch of an `if` is visible below the `if` too; one in a `for` until the
-loop ends, in its later rounds too, so `let k = k + 1` counts. A second `let` of the same name hides the first. Between
-items, a `let` is visible in the whole file and in the files that use it; their order has no
-meaning, and they see only each other. An expression looks a name up among the variables of its body, then among
-the `let`s of the file, then among the words of the language.
+`let n = 4` defines a value, `let f(a, b=2) = a + b` a function. A function can call itself, but it is not a value: it
+can be called, not passed as an argument. In the body of a net or block, a `let` is visible below it, and a function can
+use what is visible where it is defined. A `let` in the branch of an `if` that is taken is also visible below the `if`. A
+`let` in a `for` is visible until the loop ends, also in later iterations, so `let k = k + 1` counts. A second `let`
+with the same name hides the first. Outside nets and blocks, a `let` is visible in the whole file and in the files that
+use it; the order of these `let`s does not matter, and they can use only each other. A name in an expression is looked
+up among the variables of the body, then among the `let`s of the file, then among the words of the language.
 
-`check` also looks at what no net reaches, such as the body of a function that nothing calls: names that nothing
-defines, and parameters of one name.
+`check` also examines code that no net uses, such as the body of a function that is never called, and reports
+undefined names and parameters with the same name.
 
 A name consists of letters, digits and `_`. `and`, `or` and `else` are not names: they continue the line before.
 
-A path holds the labels, blocks and layers along the way. What has no label is called by its name and
-its number among those of that name there, from 1; so is a label in a loop or a repeat:
+A path consists of the labels, blocks and layers along the way. Anything without a label is named by its type and a
+number that counts from 1 among those of the same name; a label in a loop or a repeat is numbered in the same way:
 `s1.basic4.cb1.conv1.weight`."""
 )
 
 _TESTS = (
-    """`test NET { ... }` holds comparisons (`== != < <= > >=`, and `~` for within one per cent) of
-`params`, `macs`, `activations` (of one image; side outputs, which only training needs, count in
-`params` alone) and queries about a place; the word `gradients`, which
+    """`test NET { ... }` contains comparisons (`== != < <= > >=`, and `~` for equality within one per cent) of
+`params`, `macs`, `activations` (for one image; side outputs, which only training uses, count only
+in `params`) and queries about a place; the word `gradients`, which
 checks every layer's gradient numerically; and `equal` or `not equal` of two places. A place is a
 path of labels, blocks and layers, as `netdsl summary` prints it. If a query needs values, the net
-is run on white noise with its initial weights, as in evaluation unless
+is run on white noise with its initial weights, in evaluation mode unless
 `training=yes`.
 
 `"""
     + str(PUBLISHED_SIGNATURE)
-    + """` states a fact and is not a test: shares of the test images whose class is
-the most likely, or among the five most likely, as a paper or a library reports them:
-`published(top1=0.744, source="paper, table 3", crops=dense, train=[256, 512], test=384)`. A net may have several, if they
-differ in source, crops or sizes. `netdsl test` prints them all, `netdsl summary FOLDER` the first next to the net's
-figures, and all in a second table."""
+    + """` records a fact and is not a test: the shares of the test images whose class is
+the most likely, or among the five most likely, as reported by a paper or a library:
+`published(top1=0.744, source="paper, table 3", crops=dense, train=[256, 512], test=384)`. A net can have
+several, if they differ in source, crops or sizes. `netdsl test` prints all of them; `netdsl summary FOLDER` prints the
+first one next to the figures of the net, and all of them in a second table."""
 )
 
 
@@ -137,7 +138,7 @@ def layers_table() -> str:
     )
     return f"""{_format_table("layer", rows)}
 
-Given by name only: {", ".join(f"`{n}`" for n in keyword_only)}.
+Must be given by name: {", ".join(f"`{n}`" for n in keyword_only)}.
 
 Initialisers: {inits}; a bare number is a constant."""
 
@@ -172,7 +173,10 @@ def sections_table() -> str:
 def tests_section() -> list[str]:
     """What a `test` section can contain."""
     rows = [(str(q.signature), q.doc) for q in QUERIES.values()]
-    equality = "whether two places give the same values, up to a share `within` of the largest"
+    equality = (
+        "whether two places give the same values, with a tolerance of `within` times the "
+        "largest value"
+    )
     return [
         "## Tests",
         _TESTS,
@@ -182,7 +186,7 @@ def tests_section() -> list[str]:
 
 
 _LINTS = """`check`, `train` and `train --dry-run` warn about what is allowed but probably not intended. `# allow: NAME`
-on the line that a warning names, or on the one above, silences it."""
+on the line of a warning, or on the line above, silences it."""
 
 
 def lints_section() -> list[str]:
@@ -194,7 +198,7 @@ def lints_section() -> list[str]:
 def _describe_metric(metric: Metric) -> tuple[str, str]:
     """The names of a metric, and what it is."""
     names = ", ".join(f"{part}_{metric.name}" for part in metric.parts)
-    by_class = f'; `{names.split(", ")[0]}("ants")` is that of one class'
+    by_class = f'; `{names.split(", ")[0]}("ants")` is the value of one class'
     return names, metric.doc + (by_class if metric.measure_classes else "")
 
 

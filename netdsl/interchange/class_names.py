@@ -33,23 +33,25 @@ def read_class_names(path: Path | None, count: int) -> ClassNames:
     try:
         text = read_regular_file(path, _MAX_FILE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise fail(f"{path} is not UTF-8 text", help="it holds a class name on each line") from None
+        raise fail(f"{path} is not UTF-8 text", help="write one class name per line") from None
     names = [line.strip() for line in text.rstrip().split("\n")]
     if len(names) != count:
         raise fail(
             f"{path} has {len(names):,} lines, but the net gives {count:,} scores",
-            help="a class name on each line, in the order of the scores",
+            help="write one class name per line, in the order of the scores",
         )
     for i, name in enumerate(names):
         if not 0 < len(name) <= _MAX_NAME:
-            raise fail(f"line {i + 1:,} of {path} has {len(name):,} characters, which is no name")
+            raise fail(
+                f"line {i + 1:,} of {path} has {len(name):,} characters, too many for a name"
+            )
     found = _distinct(names)
     renamed = [new for new, old in zip(found, names, strict=True) if new != old]
     if not renamed:
         return ClassNames(found)
     shown = ", ".join(f"`{escape_line(n)}`" for n in renamed[:_MAX_SHOWN])
     rest = ", ..." * (len(renamed) > _MAX_SHOWN)
-    return ClassNames(found, f"{path} repeats names, which get a number: {shown}{rest}")
+    return ClassNames(found, f"{path} contains repeated names, which get a number: {shown}{rest}")
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:

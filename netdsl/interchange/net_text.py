@@ -85,14 +85,14 @@ def settle_pixels(
         return options, None
     if options.normalize is not None:
         raise fail(
-            f"{origin} normalises its pixels itself; `--normalize` would do it again",
-            help="leave it out: what the weights expect is read from the model",
+            f"{origin} already normalises its pixels; `--normalize` would do it again",
+            help="leave it out: the import reads the normalisation from the model",
         )
     scale = options.scale if options.scale != 1 else pixels.top
     if pixels.is_bytes and scale != pixels.top:
         raise fail(
-            f"{origin} takes bytes, which are not from 0 to {scale:g}",
-            help="leave out `--scale`: what the weights expect is read from the model",
+            f"{origin} takes bytes, whose range is not 0 to {scale:g}",
+            help="leave out `--scale`: the import reads the scale from the model",
         )
     factors = tuple(f * scale / pixels.top for f in pixels.factors)
     return replace(options, scale=1.0), replace(pixels, factors=factors, top=scale)
@@ -108,7 +108,7 @@ def data_entries(
         height, width, channels = network.image_shape
     except (NetError, ValueError):
         if options.normalize is not None:
-            raise fail("`--normalize` is for nets with one image as their input") from None
+            raise fail("`--normalize` is for nets whose only input is an image") from None
         return [], ""
     entries, note = [], ""
     if options.normalize is not None:
@@ -119,9 +119,9 @@ def data_entries(
         note = f"the model takes pixels from 0 to {pixels.top:g} and {what}"
     elif normalizes_itself(network):
         note = "the net normalises pixels itself, and gets them from 0 to 1"
-        note += "; `--scale 255` is for one that expects bytes" * (options.scale == 1)
+        note += "; `--scale 255` is for models that expect bytes" * (options.scale == 1)
     else:
-        usual = "; `--normalize imagenet` is what most weights of PyTorch expect"
+        usual = "; `--normalize imagenet` is what most PyTorch weights expect"
         note = "pixels are scaled to 0..1 and not normalised" + usual * (channels == 3)
     if channels == 3 and min(height, width) >= _MIN_CROPPED_SIDE:
         side = round(min(height, width) * _RESIZE_RATIO)
@@ -134,7 +134,7 @@ def _parse_statistics(text: str) -> str:
     try:
         return expression_text(parse_expression(text, "--normalize "))
     except NetError as e:
-        help = "write `imagenet`, or `by(mean=[0.5], std=[0.25])` with a number for each channel"
+        help = "write `imagenet`, or `by(mean=[0.5], std=[0.25])` with one number per channel"
         raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
 
 

@@ -1,4 +1,5 @@
-"""Padding of a window as it is written: `same`, pixels, or [top, bottom, left, right]."""
+"""Padding of a window as it is written: `same`, a number of pixels, or [top, bottom, left, "
+"right]."""
 
 from __future__ import annotations
 

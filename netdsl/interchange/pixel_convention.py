@@ -33,7 +33,9 @@ def adapt_first_layers(
     if not is_bgr and scale == 1:
         return found
     if is_bgr and network.image_shape[-1] != 3:
-        raise fail(f"`--bgr` is for images of 3 channels, and these have {network.image_shape[-1]}")
+        raise fail(
+            f"`--bgr` is for images with 3 channels, but these have {network.image_shape[-1]}"
+        )
     statistics = f"by(mean=[0], std=[{1 / scale:.7g}])"
     instead = f'; `--normalize "{statistics}"` scales the pixels instead' if scale != 1 else ""
     changed: set[str] = set()
@@ -45,7 +47,7 @@ def adapt_first_layers(
         new = _adapt(layer, found, is_bgr, factor)
         if new is None:
             raise fail(
-                f"`{layer.path}` reads the image, and is no convolution of all its channels",
+                f"`{layer.path}` reads the image, but is not a convolution of all its channels",
                 layer.span,
                 help="`--bgr` and `--scale` change the weights of such a convolution" + instead,
             )

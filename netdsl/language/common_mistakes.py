@@ -290,7 +290,9 @@ def _check_punctuation(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token(help)
     if context.token == ":" and context.previous_token in ("in", "not"):
         name = context.previous_token
-        return context.unexpected_token(f"`{name}` is no name for a label; write `{name}_: ...`")
+        return context.unexpected_token(
+            f"`{name}` cannot be the name of a label; write `{name}_: ...`"
+        )
     if context.token == ":" and context.preceding_tokens[-2:-1] in (["->"], ["("]):
         name = context.previous_token
         help = f"a label begins a statement and names the end of its chain: `{name}: a -> b`"

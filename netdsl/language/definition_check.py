@@ -52,7 +52,7 @@ def _check_variables(item: s.Item) -> Iterator[Diagnostic]:
                     f"`{name}` is a reserved word in expressions, so nothing could read a value "
                     f"of that name"
                 )
-                yield Diagnostic(message, node.span, f"choose another, such as `{name}_`")
+                yield Diagnostic(message, node.span, f"choose another name, such as `{name}_`")
 
 
 def _check_repeated_parameters(params: tuple[s.Parameter, ...]) -> Iterator[Diagnostic]:

@@ -115,7 +115,9 @@ def _explain(
 
 def _reserved_word_error(source: Source, token: re.Match[str]) -> Diagnostic:
     message = f"`{token[0]}` is a reserved word, not a name"
-    return Diagnostic(message, _match_span(source, token), f"choose another, such as `{token[0]}_`")
+    return Diagnostic(
+        message, _match_span(source, token), f"choose another name, such as `{token[0]}_`"
+    )
 
 
 def _span_after(source: Source, token: re.Match[str]) -> Span:

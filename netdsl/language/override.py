@@ -101,7 +101,7 @@ def _parse_value(setting: str, text: str, option: str) -> s.Expression:
             raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
         shell_example = f"{option} {_EXAMPLES[option][1]}"
         example = """{"train.freeze": '"conv1.*"'}""" if is_python else shell_example
-        help = f"globs and paths have quotes of their own: {example}"
+        help = f"globs and paths need their own quotes: {example}"
         raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
 
 

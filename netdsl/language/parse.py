@@ -127,7 +127,7 @@ def check_limits(source: Source) -> None:
     if len(source.text) > MAX_FILE_CHARACTERS:
         message = f"{source.name} has over {MAX_FILE_CHARACTERS:,} characters"
         raise limit_error(
-            message, None, "a .net file is never that long; split it into several with `use`"
+            message, None, ".net files are not that long; split it into several with `use`"
         )
     depth = tokens = 0
     for m in _TOKEN_PATTERN.finditer(source.text):
@@ -135,7 +135,7 @@ def check_limits(source: Source) -> None:
         tokens += m[0][0] != "#"
         if len(m[0]) > MAX_TOKEN_CHARACTERS and m[0][0] not in '"#':
             message = f"a word of over {MAX_TOKEN_CHARACTERS:,} characters"
-            help = "names and numbers are shorter"
+            help = "names and numbers must be shorter"
             raise limit_error(message, Span(source, m.start(), m.end()), help)
         if depth > MAX_NESTING_DEPTH:
             message = f"brackets nest more than {MAX_NESTING_DEPTH} deep"

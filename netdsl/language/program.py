@@ -282,7 +282,7 @@ def _check_sections(file: s.File, errors: Errors) -> None:
         if (item.kind, item.name) in seen:
             called = f"are called `{item.name}`" if item.name else "have no name"
             message = f"two {item.kind} sections {called}"
-            help = None if item.name else f"name one of them: `{item.kind} NAME {{ ... }}`"
+            help = None if item.name else f"give one of them a name: `{item.kind} NAME {{ ... }}`"
             errors.add(Diagnostic(message, item.span, help))
         seen.add((item.kind, item.name))
         entries = [e for e in item.entries if isinstance(e, s.SectionEntry)]
@@ -358,8 +358,8 @@ def resolve_instance(
             way = " = ".join(x.name for x in (*seen, item))
             raise fail(f"`{name}` is defined in terms of itself: {way}", item.span)
         if len(seen) == MAX_CHAIN_LENGTH:
-            message = f"`{name}` is an instance of instances, over {MAX_CHAIN_LENGTH} deep"
-            raise limit_error(message, item.span, "give the arguments to the net itself")
+            message = f"`{name}` is an instance of instances more than {MAX_CHAIN_LENGTH} deep"
+            raise limit_error(message, item.span, "pass the arguments to the net itself")
         seen.append(item)
         argument_lists.append(evaluate_arguments(item.args, program.top_level.scope(budget)))
         net = net.table.find_base(item)

@@ -172,7 +172,7 @@ class _Loader:
                 message = "files use each other in a cycle"
                 self.errors.add(Diagnostic(message, item.span, None, (cycle,)))
             elif len(use_chain) > MAX_CHAIN_LENGTH:
-                help = "use the files that are needed, not those that use them"
+                help = "`use` the files that are needed, not the files that use them"
                 message = f"files use files over {MAX_CHAIN_LENGTH} deep"
                 self.errors.add(Diagnostic(message, item.span, help))
             elif target not in found:

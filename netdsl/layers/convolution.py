@@ -285,7 +285,7 @@ def _narrow_groups(arguments: Mapping[str, Any], widths: Widths) -> dict[str, An
 _CHANNELS = Param("channels", Integer(1, 10**8), doc="output channels")
 _KERNEL = Param("kernel", Extent(), doc="height x width")
 _STRIDE = Param("stride", Extent(), 1)
-_PAD = Param("pad", Padding(), 0, "`same`, pixels, or [top, bottom, left, right]")
+_PAD = Param("pad", Padding(), 0, "`same`, a number of pixels, or [top, bottom, left, right]")
 _DILATION = Param("dilation", Extent(), 1)
 _GROUPS = Param("groups", Integer(1, 10**8), 1)
 
@@ -324,8 +324,8 @@ LAYERS = (
             ),
         ),
         _depthwise,
-        doc="convolution of each channel by itself (Howard et al. 2017); `multiplier` "
-        "times as many channels come out",
+        doc="convolves each channel separately (Howard et al. 2017); the output has `multiplier` "
+        "times as many channels",
     ),
     Layer(
         "convtranspose",
@@ -344,7 +344,7 @@ LAYERS = (
             ),
         ),
         _convtranspose,
-        doc="transposed convolution with weights C x R x S x K/groups: upsamples by its stride",
+        doc="transposed convolution with weights C x R x S x K/groups; upsamples by its stride",
         narrow=_narrow_groups,
     ),
     Layer(

@@ -48,21 +48,32 @@ LAYERS = (
         "fc",
         Signature("fc", (Param("units", Integer(1, 10**9)), BIAS_PARAM, WEIGHT_PARAM)),
         _fc,
-        doc="fully connected: flattens, then one weight for each input and unit",
+        doc="fully connected: flattens its input, then has one weight for each input and unit",
         narrow=lambda arguments, widths: {"units": widths.narrow(arguments["units"])},
     ),
-    Layer("flatten", Signature("flatten"), flatten, doc="height x width x channels as one row"),
+    Layer(
+        "flatten",
+        Signature("flatten"),
+        flatten,
+        doc="flattens height x width x channels into one row",
+    ),
     Layer(
         "dropout",
-        Signature("dropout", (Param("rate", Float(0, below=1), 0.5, "fraction that is zeroed"),)),
+        Signature(
+            "dropout",
+            (Param("rate", Float(0, below=1), 0.5, "fraction of the values that is dropped"),),
+        ),
         _dropout,
-        doc="zeroes a random share of the values in training (Srivastava et al. 2014)",
+        doc="sets a random share of the values to zero in training (Srivastava et al. 2014)",
     ),
     Layer(
         "drop_path",
-        Signature("drop_path", (Param("rate", Float(0, below=1), doc="fraction of the samples"),)),
+        Signature(
+            "drop_path",
+            (Param("rate", Float(0, below=1), doc="fraction of the samples that is dropped"),),
+        ),
         _drop_path,
-        doc="at the end of a residual branch: zeroes it for whole samples at random in training "
-        "and scales up the others: stochastic depth (Huang et al. 2016)",
+        doc="stochastic depth, for the end of a residual branch: in training, sets the branch to "
+        "zero for random samples and scales up the others (Huang et al. 2016)",
     ),
 )

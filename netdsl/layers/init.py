@@ -104,7 +104,8 @@ INITIALISER_KIND = OneOf((_BareNumber(), CallOf("initialiser", INITIALISERS)))
 
 
 CHANNEL_INITIALISER_HELP = (
-    "give a number, or choose the scale: `normal(std)`, `trunc_normal(std)` or `uniform(bound)`"
+    "give a number, or set the scale yourself: `normal(std)`, `trunc_normal(std)` or "
+    "`uniform(bound)`"
 )
 
 

@@ -170,7 +170,7 @@ LAYERS = (
         Signature(
             "layernorm",
             (
-                Param("axis", _AXIS, Symbol("all"), "what shares moments"),
+                Param("axis", _AXIS, Symbol("all"), "values that share a mean and variance"),
                 _EPS,
                 *_AFFINE,
             ),
@@ -184,7 +184,7 @@ LAYERS = (
         Signature(
             "rmsnorm",
             (
-                Param("axis", _AXIS, Symbol("channels"), "what shares a mean square"),
+                Param("axis", _AXIS, Symbol("channels"), "values that share a mean square"),
                 _EPS,
                 Param(
                     "affine",
@@ -203,8 +203,8 @@ LAYERS = (
             ),
         ),
         _rmsnorm,
-        doc="divide each pixel by the root mean square of its channels, or each sample by that of "
-        "all its values (Zhang & Sennrich 2019)",
+        doc="divide each pixel by the root mean square of its channels, or each sample by the "
+        "root mean square of all its values (Zhang & Sennrich 2019)",
     ),
     Layer(
         "instancenorm",
@@ -225,7 +225,7 @@ LAYERS = (
             "scale", (Param("init", ChannelInitialiser(), Symbol("ones"), "initial factor"),)
         ),
         _scale,
-        doc="multiply each channel by a learnable factor; a small one, such as scale(1e-6), is for "
-        "the end of a residual branch (Touvron et al. 2021)",
+        doc="multiply each channel by a learnable factor; use a small one, such as scale(1e-6), "
+        "at the end of a residual branch (Touvron et al. 2021)",
     ),
 )

@@ -150,8 +150,8 @@ _TO = Param(
     "to",
     OPTIONAL_EXTENT,
     None,
-    "the result's size, which may be larger than the image's: pixels then count in several "
-    f"windows; at most {MAX_PARTS:,} where the windows differ",
+    f"size of the result; if it is larger than the image, windows overlap; at most {MAX_PARTS:,} "
+    "if the windows have different sizes",
     is_keyword_only=True,
 )
 _WINDOW_PARAMS = (
@@ -166,7 +166,7 @@ LAYERS = (
         "maxpool",
         Signature("maxpool", (*_WINDOW_PARAMS, _TO)),
         _maxpool,
-        doc="largest value of each window: maxpool(2x2), or maxpool(to=7x7) for a result of 7x7",
+        doc="largest value of each window: maxpool(2x2), or maxpool(to=7x7) for a 7x7 result",
     ),
     Layer(
         "avgpool",
@@ -179,7 +179,7 @@ LAYERS = (
             ),
         ),
         _avgpool,
-        doc="mean of each window: avgpool(2x2), or avgpool(to=7x7) for a result of 7x7",
+        doc="mean of each window: avgpool(2x2), or avgpool(to=7x7) for a 7x7 result",
     ),
     Layer(
         "globalavgpool",

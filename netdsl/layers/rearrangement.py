@@ -313,14 +313,14 @@ LAYERS = (
                     "mode",
                     Choice(("constant", "reflect", "edge")),
                     Symbol("constant"),
-                    f"`edge` and `reflect` add up to {MAX_PARTS:,} to a side, `reflect` less than "
-                    "the image has",
+                    f"`edge` and `reflect` add at most {MAX_PARTS:,} pixels per side, `reflect` "
+                    f"fewer than the image has",
                 ),
             ),
         ),
         _pad,
-        doc="a border: one amount for both sides, or [before, after]; of `value`, or with the mode "
-        "`edge` or `reflect` of the image's own pixels",
+        doc="adds a border, given as one amount for both sides or as [before, after]; it contains "
+        "`value` or, with mode `edge` or `reflect`, pixels of the image",
         narrow=_narrow_padding,
     ),
     Layer(
@@ -328,7 +328,9 @@ LAYERS = (
         Signature(
             "upsample",
             (
-                Param("factor", OPTIONAL_EXTENT, None, "how many times higher and wider"),
+                Param(
+                    "factor", OPTIONAL_EXTENT, None, "how many times higher and wider the result is"
+                ),
                 Param(
                     "mode",
                     Choice(("nearest", "bilinear")),
@@ -339,28 +341,29 @@ LAYERS = (
                     "to",
                     OPTIONAL_EXTENT,
                     None,
-                    "the result's size, a whole multiple of the image's",
+                    "size of the result, a whole multiple of the image size",
                     is_keyword_only=True,
                 ),
             ),
         ),
         _upsample,
-        doc="a larger image: every pixel repeated, or interpolated between centres of pixels; "
-        "upsample(2), or upsample(to=64x64)",
+        doc="enlarges an image by repeating pixels, or by interpolating between the centres of "
+        "pixels: upsample(2), or upsample(to=64x64)",
     ),
     Layer(
         "pixel_shuffle",
         Signature("pixel_shuffle", (Param("factor", Extent()),)),
         _pixel_shuffle,
-        doc="a larger image, each block of pixels from channels that follow each other "
-        "(Shi et al. 2016)",
+        doc="enlarges an image: consecutive channels become blocks of pixels (Shi et al. 2016)",
         channel_multiple=lambda arguments, channels: math.prod(arguments["factor"]),
     ),
     Layer(
         "reshape",
-        Signature("reshape", (Param("shape", _SampleShape(), doc="of one sample, as in `input`"),)),
+        Signature(
+            "reshape", (Param("shape", _SampleShape(), doc="shape of one sample, as in `input`"),)
+        ),
         _reshape,
-        doc="the values of each sample in row-major order under another shape",
+        doc="gives the values of each sample another shape, in row-major order",
         narrow=_narrow_reshape,
         channel_multiple=_reshape_multiple,
     ),
@@ -368,7 +371,8 @@ LAYERS = (
         "shuffle",
         Signature("shuffle", (Param("groups", Integer(1, 10**8)),)),
         _shuffle,
-        doc="the first channel of each group, then the second of each (Zhang et al. 2018)",
+        doc="shuffles channels: the first of each group, then the second of each, and so on "
+        "(Zhang et al. 2018)",
         narrow=lambda arguments, w: {"groups": w.max_groups(arguments["groups"], w.narrowed)},
     ),
 )

@@ -135,7 +135,7 @@ def _narrow_constant(arguments: Mapping[str, Any], widths: Widths) -> dict[str, 
 
 
 LAYERS = (
-    Layer("add", Signature("add"), _add, "many", "sum of branches of one shape"),
+    Layer("add", Signature("add"), _add, "many", "sum of branches of the same shape"),
     Layer(
         "mul",
         Signature("mul"),
@@ -152,16 +152,25 @@ LAYERS = (
         "difference of two branches, the first minus the second; sizes of 1 stretch as in `mul`",
         can_join_one=False,
     ),
-    Layer("concat", Signature("concat"), _concat, "many", "branches side by side along channels"),
+    Layer(
+        "concat", Signature("concat"), _concat, "many", "concatenates branches along the channels"
+    ),
     Layer("identity", Signature("identity"), lambda site, x: x, doc="the input, unchanged"),
     Layer(
         "constant",
         Signature(
             "constant",
-            (Param("value", ListOf(Float()), doc="a number, or a list of one for each channel"),),
+            (
+                Param(
+                    "value",
+                    ListOf(Float()),
+                    doc="a number, or a list with one number per channel",
+                ),
+            ),
         ),
         _constant,
-        doc="a constant in the shape of the input, as a branch: mul { identity | constant(2) }",
+        doc="a constant with the shape of the input, for use as a branch: mul "
+        "{ identity | constant(2) }",
         narrow=_narrow_constant,
     ),
 )

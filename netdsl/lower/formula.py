@@ -171,7 +171,7 @@ class SymbolicNamespace(SpecialFunctions):
         return _apply("tanh", x)
 
     def __getattr__(self, name: str) -> Any:
-        raise UnsupportedKernelError(f"its reference calls `{name}`, which is no primitive")
+        raise UnsupportedKernelError(f"its reference calls `{name}`, which is not a primitive")
 
 
 def _commute(op: str, x: Any, z: Any) -> ElementSymbol:

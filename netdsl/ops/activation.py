@@ -240,7 +240,7 @@ OPS = (
                 "approximate",
                 OneOf((NoneLiteral(), Choice(("tanh",)))),
                 None,
-                "`tanh` replaces erf by a tanh near to it",
+                "`tanh` replaces erf by a close tanh approximation",
             ),
         ),
         flops=10,

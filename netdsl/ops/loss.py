@@ -26,7 +26,9 @@ from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType, dims
 
 _log_softmax = next(op.reference for op in REDUCE_OPS if op.name == "log_softmax")
-_SMOOTHING = Param("smoothing", Float(0, below=1), 0.0, "share of the target spread evenly")
+_SMOOTHING = Param(
+    "smoothing", Float(0, below=1), 0.0, "share of the target spread evenly over the classes"
+)
 _ONE_HOT_PARAMS = (Param("classes", Integer()), _SMOOTHING, Param("dtype", DTYPE))
 _TOP_HIT_PARAMS = (Param("k", Integer(), 1),)
 _LABELS = "labels are whole numbers"

@@ -59,7 +59,7 @@ def _moments_grad_shape(g: TensorType, x: TensorType, m: TensorType, axes: Axes)
 
 
 def _normalize_shape(x: TensorType, m: TensorType, axes: Axes, eps: float) -> TensorType:
-    require(m.shape == _moments_shape(x, axes).shape, f"{m} are no moments of {x}")
+    require(m.shape == _moments_shape(x, axes).shape, f"{m} are not moments of {x}")
     return TensorType(x.shape, common_dtype(x, m))
 
 
@@ -81,8 +81,8 @@ def _normalize_dmoments(xp: Any, g: Array, x: Array, m: Array, axes: Axes, eps: 
 def _dmoments_shape(
     g: TensorType, x: TensorType, m: TensorType, axes: Axes, eps: float
 ) -> TensorType:
-    require(g.shape == x.shape, f"{g} is no gradient of {x}")
-    require(m.shape == _moments_shape(x, axes).shape, f"{m} are no moments of {x}")
+    require(g.shape == x.shape, f"{g} is not a gradient of {x}")
+    require(m.shape == _moments_shape(x, axes).shape, f"{m} are not moments of {x}")
     return m
 
 
@@ -147,7 +147,7 @@ def _lrn_shape(x: TensorType, size: int, **_: Any) -> TensorType:
 
 
 def _lrn_grad_shape(g: TensorType, x: TensorType, **_: Any) -> TensorType:
-    require(g.shape == x.shape, f"{g} is no gradient of {x}")
+    require(g.shape == x.shape, f"{g} is not a gradient of {x}")
     return x
 
 
@@ -180,8 +180,8 @@ _NO_SECOND_DERIVATIVE = "second derivatives of normalisation are not needed"
 _AXES_PARAMS = (Param("axes", AXES),)
 _EPS_PARAMS = (*_AXES_PARAMS, Param("eps", Float(above=0), 1e-5))
 _LRN_PARAMS = (
-    Param("size", Integer(1, 1024), 5, "how many neighbouring channels"),
-    Param("alpha", Float(), 1e-4, "weight of their squares, not divided by `size`"),
+    Param("size", Integer(1, 1024), 5, "number of neighbouring channels"),
+    Param("alpha", Float(), 1e-4, "weight of the squares, not divided by `size`"),
     Param("beta", Float(), 0.75, "exponent"),
     Param("k", Float(above=0), 2.0, "constant"),
 )

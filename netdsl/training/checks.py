@@ -93,8 +93,8 @@ def check_batch_norm(network: Network, recipe: Recipe) -> None:
         raise fail(
             f"batch normalisation over a batch of one image (`{layer}`)",
             network.graph[renewed[0]].span,
-            help="use `groupnorm` or `layernorm`, which do not look at the batch, or a larger "
-            "`batch`; `accumulate` does not help, as each batch is normalised alone",
+            help="use `groupnorm` or `layernorm`, which do not depend on the batch, or a larger "
+            "`batch`; `accumulate` does not help, because each batch is normalised separately",
         )
 
 
@@ -157,17 +157,18 @@ def check_class_count(dataset: Dataset) -> None:
         names = [c for c, has in zip(dataset.classes, labels[0], strict=True) if has]
         same = f"the same labels, {abbreviate(names)}" if names else "no label"
         message = f"all {len(labels):,} training images have {same}"
-        raise fail(message, help="there is something to learn only where images differ")
+        raise fail(message, help="a net can only learn if the labels differ")
     name = escape_line(dataset.classes[int(labels[0])])
     raise fail(
         f"all {len(labels):,} training images are of one class, `{name}`",
-        help="there must be at least two; in a folder of pictures each has its own folder",
+        help="there must be at least two classes; in a folder of pictures, each class has its "
+        "own folder",
     )
 
 
 def _check_class_gaps(dataset: Dataset) -> None:
     """Raises NetError if some class has no training sample, where the labels alone define the
-    classes. Of several labels an image, one may have none: the inventory says so, and the net
+    classes. Of several labels per image, one may have none: the inventory says so, and the net
     learns that it is absent."""
     if dataset.train.is_multi_label:
         return
@@ -177,7 +178,7 @@ def _check_class_gaps(dataset: Dataset) -> None:
         return
     if dataset.classes[-1] != str(len(counts) - 1):
         message = f"there are {len(counts):,} classes, but no training images of "
-        raise fail(message + abbreviate(empty), help="each class needs a training image")
+        raise fail(message + abbreviate(empty), help="each class needs at least one training image")
     present = [c for c, n in zip(dataset.classes, counts, strict=True) if n]
     raise fail(
         f"the labels of the training images are {abbreviate(present)}, and none is "
@@ -242,18 +243,20 @@ def check_mixing(network: Network, data: DataConfig) -> None:
     """Raises NetError if the images of a batch cannot be mixed."""
     for chosen in data.mixings:
         if data.batch == 1:
-            message = f"`{chosen.name}` mixes the images of a batch, but a batch is one image"
+            message = (
+                f"`{chosen.name}` mixes the images of a batch, but each batch has only one image"
+            )
             raise fail(message, chosen.span, help="set a larger `batch`")
         if chosen.record.needs_pictures and len(network.image_shape) != 3:
             message = f"`{chosen.name}` cuts boxes out of pictures, but the net takes vectors"
-            raise fail(message, chosen.span, help="`mixup` mixes vectors too")
+            raise fail(message, chosen.span, help="`mixup` also works on vectors")
 
 
 def check_sampling(data: DataConfig, dataset: Dataset) -> None:
     """Raises NetError if an epoch cannot be balanced by class."""
     if data.sampling == BALANCED and dataset.train.is_multi_label:
         raise fail(
-            "`sampling = balanced` needs one class an image, but these images have several labels",
+            "`sampling = balanced` needs one class per image, but these images have several labels",
             data.spans.get("sampling"),
             help="leave `sampling` out; `loss = bce(class_weights=balanced)` gives rare labels "
             "more weight",
@@ -274,8 +277,8 @@ def check_classes(network: Network, classes: tuple[str, ...]) -> None:
             raise fail(
                 f"the data has {len(classes)} classes, but the net gives {scores} scores",
                 out.span,
-                help=f"end it with `fc({len(classes)})`; `--set classes={len(classes)}` does it "
-                "if the net has such a parameter",
+                help=f"end it with `fc({len(classes)})`; `--set classes={len(classes)}` does "
+                f"this if the net has a `classes` parameter",
             )
 
 
@@ -295,13 +298,13 @@ def check_class_scores(
         )
     if shape[-1] == 1 and not has_label_probabilities(network, recipe):
         message = f"`{network.name}` gives one score, and a softmax of one is always 1"
-        help = f"a probability is what `sigmoid` gives; {_VALUES_HELP}"
+        help = f"use `sigmoid` for a probability; {_VALUES_HELP}"
         raise fail(message, out.span, help=help)
 
 
 _VALUES_HELP = (
-    "`netdsl activations` draws the values of any place, and Python's "
-    "`netdsl.load(WEIGHTS)(images)` returns them; `netdsl export` takes the net as it is"
+    "`netdsl activations` draws the values at any place, and Python's "
+    "`netdsl.load(WEIGHTS)(images)` returns them; `netdsl export` works with this net"
 )
 
 
@@ -340,29 +343,31 @@ def _check_end(loss: BoundCall, end: Node) -> None:
 
 
 def check_targets(network: Network, recipe: Recipe, samples: Samples) -> None:
-    """Raises NetError if the loss does not suit samples with several labels an image."""
+    """Raises NetError if the loss does not suit samples with several labels per image."""
     if not samples.is_multi_label:
         return
     end = strip_views(network.graph, network.graph.outputs["main"])
     for chosen, _ in recipe.loss.terms:
         found = chosen.record.probabilities
         if found == "softmax":
-            message = f"`{chosen.name}` is for one class an image, but an image has several labels"
-            help = "`loss = bce` learns each label by itself"
+            message = (
+                f"`{chosen.name}` is for one class per image, but these images have several labels"
+            )
+            help = "`loss = bce` learns each label independently"
             if samples.is_one_hot:
-                help = f"every image has exactly one: {ONE_HOT_ADVICE}; {help}"
+                help = f"every image has exactly one label: {ONE_HOT_ADVICE}; {help}"
             raise fail(f"{message} here", chosen.span or recipe.spans.get("train"), help=help)
         if found is None and end.op != "sigmoid":
             message = f"`{chosen.name}` compares scores with labels of 0 and 1"
             help = "use `loss = bce`, or end the net with `sigmoid`"
-            raise fail(f"{message}, but the scores may be any numbers", end.span, help=help)
+            raise fail(f"{message}, but the scores are unbounded", end.span, help=help)
 
 
 def check_metrics(
     requested: Sequence[tuple[MetricName, Span | None]], dataset: Dataset, validation: Samples
 ) -> None:
     """Raises NetError if a recipe names a metric that these data do not have: of a class that does
-    not exist, or one that is undefined for several labels an image; or if the scores that it needs
+    not exist, or one that is undefined for several labels per image; or if the scores that it needs
     take too much memory."""
     _check_metric_classes(requested, dataset.classes)
     for name, span in requested:
@@ -382,7 +387,7 @@ def _check_metric_classes(
         if name.class_name is not None and name.class_name not in classes:
             help = suggest_name(name.class_name, classes, "the classes are")
             raise fail(
-                f"the data have no class `{escape_line(name.class_name)}`",
+                f"the data set has no class `{escape_line(name.class_name)}`",
                 span,
                 help=escape_line(help) if help else None,
             )

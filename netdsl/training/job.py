@@ -180,9 +180,9 @@ def resolve_text(program: Program, name: str | None, data: GivenData) -> str:
         check_limits(Source("it", text))
     except NetError as e:
         raise fail(
-            "a run stores its net and recipes as one text with all that they use, but here "
+            "a run stores its net, its recipes and everything that they use as one text, but here "
             f"{e.diagnostics[0].message}",
-            help="remove the blocks and nets that this one does not need",
+            help="remove the blocks and nets that this net does not need",
         ) from None
     return text
 

@@ -46,7 +46,7 @@ class AnchorEpilogue:
         operands[name] = memory.operand(name) if self.is_stored else local_operand
         body = DomainBody(memory, self.kernel, self.domain, operands, outputs)
         if body.reductions and body.kept_axes != (False, True):
-            raise UnsupportedKernelError("sums of products over other axes")
+            raise UnsupportedKernelError("sums of products over different axes")
         return body
 
     def _find_register_epilogue(self) -> RegisterEpilogue | None:
@@ -101,7 +101,7 @@ class AnchorEpilogue:
                 raise UnsupportedKernelError("a product with gaps")
             strides = [shape[1] * shape[2] * step, shape[2] * step, step, strides[-1]]
         if shape[3] > 1 and strides[3] != 1:
-            raise UnsupportedKernelError("a product whose columns lie apart")
+            raise UnsupportedKernelError("a product whose columns are not contiguous")
         return tuple(strides[:3])
 
     def make_row_epilogue(

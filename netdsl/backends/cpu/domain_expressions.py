@@ -108,7 +108,7 @@ class DomainExpressions:
             )
             or len(load.place.layout.shape) != rank
         ):
-            raise UnsupportedKernelError("padding of a value that is seen through views")
+            raise UnsupportedKernelError("padding of a value that is accessed through views")
         between_channels = any(p.axis == rank - 1 and p.step > 1 for p in load.padded_axes)
         if self.is_split or load.dtype != "float32" or rank > 4 or between_channels:
             raise UnsupportedKernelError("padding between channels")

@@ -24,7 +24,7 @@ class Intrinsic:
     emit: Callable[[Any, Sequence[Any]], Any]
 
     def __call__(self, *args: Any) -> Any:
-        raise TypeError("this exists in machine code alone")
+        raise TypeError("this exists only as machine code")
 
 
 def _make_intrinsic(*argument_types: str, result_type: str = "void") -> Callable[[Any], Intrinsic]:

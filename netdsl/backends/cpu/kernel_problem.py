@@ -56,7 +56,7 @@ def attempt(build: Callable[[], T]) -> Attempt[T]:
 def explain_halos(places: Iterable[Placement]) -> str | None:
     """Why the zeros around values cannot be written, or None."""
     can_clear = all(map(can_clear_halo, places))
-    return None if can_clear else "a halo of more channels than its image, or not of float32"
+    return None if can_clear else "a halo with more channels than its image, or not float32"
 
 
 def check_row_kernel(body: DomainBody, fixed_axes: int = 0, can_merge_rows: bool = True) -> None:

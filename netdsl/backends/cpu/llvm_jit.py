@@ -39,7 +39,7 @@ def vector_width() -> int:
         return natural
     if forced not in map(str, _VECTOR_WIDTHS):
         raise fail(
-            f"{format_variable('NETDSL_VECTOR', forced)} is no width of a vector", help="4, 8 or 16"
+            f"{format_variable('NETDSL_VECTOR', forced)} is not a vector width", help="4, 8 or 16"
         )
     return int(forced)
 

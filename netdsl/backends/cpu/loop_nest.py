@@ -71,7 +71,7 @@ def make_loop_nest(
         run *= outer.pop()[0]
     outer = fixed_outer + outer
     if len(outer) > MAX_OUTER_AXES:
-        raise UnsupportedKernelError("a domain of too many axes")
+        raise UnsupportedKernelError("a domain with too many axes")
     unit_axis = (1, [0] * len(places))
     outer = [unit_axis] * (MAX_OUTER_AXES - len(outer)) + outer
     strides = {id(p): (tuple(o[1][i] for o in outer), inner[i]) for i, p in enumerate(places)}

@@ -48,7 +48,7 @@ def explain_map(problem: KernelProblem) -> str | None:
     if kernel.kind != "map" or kernel.parts:
         return OTHER_KIND
     if any(graph[n].type.dtype not in ("float32", "bool") for n in kernel.nodes):
-        return "other types than float32"
+        return "types other than float32"
     return problem.map_body.reason or problem.halo_reason
 
 

@@ -153,7 +153,7 @@ class DomainBody:
             node = reduction.node
             shape = graph[node.args[0]].type.shape
             if shape != self.domain and shape[-1:] != self.domain[-1:]:
-                raise UnsupportedKernelError("a reduction over other axes than the domain's")
+                raise UnsupportedKernelError("a reduction over axes that differ from the domain's")
             rank = len(shape)
             kept = [a for a in range(rank) if a not in reduction.axes and shape[a] > 1]
             first, last = 0 in kept and rank > 1, rank - 1 in kept
@@ -191,7 +191,7 @@ class DomainBody:
             self.expressions.shape, places, max(fixed_axes, kept_count), can_merge_rows
         )
         if self.reduces_rows and loop_nest.row_count != math.prod(self.domain[:kept_count]):
-            raise UnsupportedKernelError("rows that do not lie in one piece")
+            raise UnsupportedKernelError("rows that are not contiguous")
         if (
             self.reductions
             and not (last or self.reduces_rows)

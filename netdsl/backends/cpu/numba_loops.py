@@ -27,7 +27,7 @@ class InlinedFunction:
     function: FunctionType
 
     def __call__(self, *args: Any) -> Any:
-        raise TypeError("this exists in machine code alone")
+        raise TypeError("this exists only as machine code")
 
 
 class CompiledLoop:

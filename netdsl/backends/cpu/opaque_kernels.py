@@ -45,7 +45,7 @@ def explain_pooling(problem: KernelProblem) -> str | None:
     node = problem.node
     images = (problem.memory.operand(v).layout for v in (*node.args, node.name))
     if any(image.strides[3] != 1 and image.shape[3] > 1 for image in images):
-        return "an image whose channels lie apart"
+        return "an image whose channels are not contiguous"
     return None
 
 
@@ -87,7 +87,7 @@ def _explain_opaque(problem: KernelProblem, ops: Collection[str]) -> str | None:
     if len(kernel.nodes) != 1 or kernel.parts or problem.node.op not in ops:
         return OTHER_KIND
     if problem.node.type.dtype != "float32":
-        return "other types than float32"
+        return "types other than float32"
     return problem.halo_reason
 
 

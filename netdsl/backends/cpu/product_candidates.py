@@ -47,7 +47,7 @@ def _explain_anchor(problem: KernelProblem) -> str | None:
     if problem.kernel.kind != "anchor":
         return OTHER_KIND
     if not problem.dtypes <= {"float32", "bool"}:
-        return "other types than float32"
+        return "types other than float32"
     return problem.halo_reason
 
 
@@ -86,7 +86,7 @@ def _explain_winograd_wgrad(problem: KernelProblem) -> str | None:
     if node.op != "conv2d_wgrad":
         return OTHER_KIND
     if problem.memory.operand(node.args[0]).layout.strides[3] != 1:
-        return "a gradient whose channels lie apart"
+        return "a gradient whose channels are not contiguous"
     return explain_winograd(node, node.type.shape[1:3]) or explain_wgrad_output(problem)
 
 

@@ -55,7 +55,7 @@ def explain_small_m(problem: KernelProblem) -> str | None:
         return "rows that no stride expresses"
     target = problem.product_layout
     if collapse_strides(target, len(target.shape) - 1) is None or target.strides[-1] != 1:
-        return "a product whose columns lie apart"
+        return "a product whose columns are not contiguous"
     return problem.reason_after_product
 
 

@@ -48,7 +48,7 @@ def _explain_split(problem: KernelProblem) -> str | None:
     if not problem.other_outputs:
         return "nothing follows the product"
     if not set(problem.node.args) <= set(problem.kernel.inputs):
-        return "a product that cannot stand alone"
+        return "a product that cannot be computed alone"
     split = problem.once(_split_kernel)
     if split.choice.taken is None:
         return "nothing computes the product alone"

@@ -122,7 +122,7 @@ def explain_wgrad(problem: KernelProblem) -> str | None:
     else:
         gradient = memory.operand(node.args[0]).layout
         if gradient.strides[3] != 1 and gradient.shape[3] > 1:
-            return "a gradient whose channels lie apart"
+            return "a gradient whose channels are not contiguous"
     return explain_wgrad_output(problem)
 
 

@@ -41,7 +41,7 @@ def target_architecture(capability: str) -> str:
         return f"sm_{wanted}"
     older = [n for n in numbers if n < wanted]
     if not older:
-        raise fail(f"NVRTC {version()} compiles for no GPU of compute capability {capability}")
+        raise fail(f"NVRTC {version()} does not support GPUs of compute capability {capability}")
     return f"compute_{max(older)}"
 
 

@@ -62,8 +62,8 @@ def compare_with_runtime(
     expected = compute_scores(network, inputs, backend, state)
     if not np.isfinite(expected).all():
         raise fail(
-            f"the scores of `{network.name}` for random images are NaN or infinite, so that there "
-            "is nothing to compare",
+            f"the scores of `{network.name}` for random images are NaN or infinite, so they "
+            f"cannot be compared",
             notes=list(filter(None, [describe_non_finite(state.snapshot())])),
             help="nothing is written",
         )
@@ -73,7 +73,7 @@ def compare_with_runtime(
     tolerance = HALF_TOLERANCE if is_half else TOLERANCE
     if not difference <= tolerance:
         raise fail(
-            f"onnxruntime computes other scores than netdsl: they differ by {difference:.1e} of "
+            f"onnxruntime and netdsl compute different scores: they differ by {difference:.1e} of "
             f"the largest, over {tolerance:g}; nothing is written",
             help="export without `--half`" if is_half else None,
         )
@@ -133,7 +133,8 @@ def _check_overflow(runtime: Any, model: bytes, given: Mapping[str, Array]) -> N
     for node, value in zip(shown.graph.node, _run(session, given, 1), strict=True):
         if not np.isfinite(value).all():
             raise fail(
-                f"`{node.name}` gives values beyond 65,504, the largest of float16, for a random "
+                f"`{node.name}` gives values beyond 65,504, the largest float16 number, for a "
+                f"random "
                 "image",
                 help="export without `--half`",
             )

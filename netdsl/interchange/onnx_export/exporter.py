@@ -137,7 +137,7 @@ class _Exporter:
                     missing.append(f"`{path}` (`{layer}`): {', '.join(f'`{op}`' for op in ops)}")
         if missing:
             raise fail(
-                f"`{self.network.name}` has layers that ONNX has no operators for: {missing[0]}",
+                f"`{self.network.name}` has layers without an equivalent in ONNX: {missing[0]}",
                 notes=missing[1:],
             )
 

@@ -98,4 +98,4 @@ def restore_checkpoint(
     return Checkpoint(states, found.net_text, found.classes, {}, {}, origin, found.format)
 
 
-_REBUILD = "`--rebuild` ignores the metadata"
+_REBUILD = "use `--rebuild` to ignore the metadata"

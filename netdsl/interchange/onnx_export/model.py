@@ -22,7 +22,7 @@ def check_range(graph: ExportedGraph) -> None:
     wrong = [n for n, v in graph.constants.items() if v.dtype == np.float16 and np.isinf(v).any()]
     if wrong:
         raise fail(
-            f"{len(wrong)} weights have values beyond 65,504, the largest of float16: "
+            f"{len(wrong)} weights have values beyond 65,504, the largest float16 number: "
             + ", ".join(f"`{n}`" for n in wrong[:8])
             + ", ..." * (len(wrong) > 8),
             help="export without `--half`",
@@ -34,8 +34,8 @@ def make_model(graph: ExportedGraph, metadata: Mapping[str, str]) -> Any:
     size = sum(v.nbytes for v in graph.constants.values())
     if size > _MAX_BYTES:
         raise fail(
-            f"`{graph.name}` has {size:,} bytes of weights, and an ONNX file holds 2 GB",
-            help="`--half` takes half of that",
+            f"`{graph.name}` has {size:,} bytes of weights, but an ONNX file can hold at most 2 GB",
+            help="`--half` halves the size",
         )
     onnx = import_onnx()
     made = onnx.helper

@@ -126,7 +126,8 @@ class ExportWeights:
                 found = "missing" if value is None else f"{dims(value.shape)} {value.dtype}"
                 raise fail(
                     f"{origin} does not fit the net in its metadata: `{name}` is {found}",
-                    help="it was changed after its export; `--rebuild` reads it as any other file",
+                    help="it was changed after its export; `--rebuild` reads it like any other "
+                    "file",
                 )
         states: dict[str, Array] = {}
         for _, _, restore in self._restores:

@@ -60,7 +60,7 @@ def _check_inputs(network: Network) -> None:
     vectors = [n.name for n in inputs if n.type.rank != 4]
     if vectors and len(inputs) > 1:
         raise fail(
-            f"`{vectors[0]}` is no image, and the data section does not say how it is prepared",
+            f"`{vectors[0]}` is not an image, and the data section does not say how to prepare it",
             network.graph[vectors[0]].span,
             help="`--raw` exports the net without preparation: all its inputs are floats",
         )
@@ -81,11 +81,11 @@ def _report(
         f"{', '.join(inputs)} -> `{SCORES}` float32 {_shape(graph.output_shape)}",
     ]
     if function == "sigmoid":
-        lines.append("the sigmoid of each score is the probability of its label by itself")
+        lines.append("the sigmoid of each score is the independent probability of its label")
     if graph.folded:
         lines.append(
-            f"{graph.folded} batch norms are folded into the weights before them; to train on from "
-            "the file, export with `--keep-batchnorm`"
+            f"{graph.folded} batch norms are folded into the weights before them; to train the "
+            f"exported model further, export it with `--keep-batchnorm`"
         )
     if graph.sides:
         shown = ", ".join(f"`{name}`" for name in graph.sides)

@@ -64,20 +64,20 @@ class OnnxCall:
     def integer(self, key: str, default: int) -> int:
         value = self.node.attributes.get(key, default)
         if not isinstance(value, int):
-            raise UnsupportedError(f"`{key}` is no whole number")
+            raise UnsupportedError(f"`{key}` is not a whole number")
         return value
 
     def number(self, key: str, default: float) -> float:
         """An attribute in the shortest digits that give the same float32."""
         value = self.node.attributes.get(key, default)
         if not isinstance(value, int | float):
-            raise UnsupportedError(f"`{key}` is no number")
+            raise UnsupportedError(f"`{key}` is not a number")
         return shorten(value)
 
     def text(self, key: str, default: str) -> str:
         value = self.node.attributes.get(key, default)
         if not isinstance(value, str):
-            raise UnsupportedError(f"`{key}` is no text")
+            raise UnsupportedError(f"`{key}` is not text")
         return value
 
     def integers(self, key: str, index: int | None = None) -> tuple[int, ...] | None:
@@ -96,7 +96,7 @@ class OnnxCall:
         if found is None:
             return None
         if found.size != 1:
-            raise UnsupportedError(f"`{key}` is no single number")
+            raise UnsupportedError(f"`{key}` is not a single number")
         return shorten(float(found.reshape(-1)[0]))
 
     def axis(self, axis: int, rank: int) -> int:
@@ -155,7 +155,7 @@ class OnnxCall:
         """A setting for height and width; for a row, the width has the default."""
         found = tuple(values or ()) or (default,) * (rank - 2)
         if len(found) != rank - 2 or rank not in (3, 4):
-            raise UnsupportedError("it is neither a row nor an image")
+            raise UnsupportedError("it is neither a vector nor an image")
         return (found[0], found[1] if rank == 4 else default)
 
 

@@ -268,7 +268,7 @@ def _neg(call: OnnxCall) -> View:
 def _pow(call: OnnxCall) -> View:
     view, exponent = call.view(), call.required(1)
     if exponent.size != 1 or exponent.reshape(-1)[0] not in range(1, _MAX_POWER + 1):
-        raise UnsupportedError("its exponent is no small whole number")
+        raise UnsupportedError("its exponent is not a small whole number")
     count = int(exponent.reshape(-1)[0])
     return join(call, "mul", [view] * count) if count > 1 else view
 

@@ -150,8 +150,8 @@ def fix_size(graph: OnnxGraph, size: tuple[int, int]) -> OnnxGraph:
     inputs = [i.resized(size) if i.is_image_of_open_size else i for i in graph.inputs]
     found = tuple(i for i in inputs if i is not None)
     if len(found) < len(inputs):
-        message = f"{graph.origin}: its input is {shapes}, not of height {size[0]}, width {size[1]}"
-        raise fail(message, help="only a height or width that is shown as `?` can be chosen")
+        message = f"{graph.origin}: its input is {shapes}, not height {size[0]} and width {size[1]}"
+        raise fail(message, help="only a height or width shown as `?` can be set")
     return replace(graph, inputs=found)
 
 
@@ -214,7 +214,7 @@ def _convert_input(value: Any, origin: str) -> OnnxInput:
     name = as_text(value.name)
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
-        message = f"the input `{escape_line(name)}` is no tensor with a known number of axes"
+        message = f"the input `{escape_line(name)}` is not a tensor with a known number of axes"
         raise fail(f"{origin}: {message}")
     shape = tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
     if len(shape) > MAX_AXES:

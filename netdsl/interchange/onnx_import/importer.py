@@ -68,8 +68,8 @@ def import_onnx(
         _check_pixel_options(graph, options, weights)
     if weights is None and (options.classes is not None or options.is_bgr or options.scale != 1):
         raise fail(
-            "`--classes`, `--bgr` and `--scale` are for the weights, and none are written",
-            help="`--weights FILE.safetensors` writes them beside the net",
+            "`--classes`, `--bgr` and `--scale` apply to the weights, but no weights are written",
+            help="`--weights FILE.safetensors` writes them next to the net",
         )
     found, notes = _restore(graph, options) if carries_net else _rebuild(graph, source, options)
     notes += filter(None, [describe_non_finite(found.states)])
@@ -90,15 +90,16 @@ def _check_pixel_options(graph: OnnxGraph, options: ImportOptions, weights: Path
     needs_weights = weights is None and (options.is_bgr or options.scale != 1)
     rest = " and write the weights with `--weights FILE.safetensors`" * needs_weights
     raise fail(
-        f"{graph.origin} carries the .net that it was exported from, which says what its "
-        "pixels are",
-        help="leave out `--normalize`, `--bgr` and `--scale`, or ignore it with `--rebuild`" + rest,
+        f"{graph.origin} contains the .net that it was exported from, which defines its pixel "
+        f"values",
+        help="leave out `--normalize`, `--bgr` and `--scale`, or use `--rebuild` to ignore that "
+        ".net" + rest,
     )
 
 
 def _restore(graph: OnnxGraph, options: ImportOptions) -> tuple[Checkpoint, list[str]]:
     found = restore_checkpoint(graph.metadata, graph.constants, graph.origin)
-    notes = ["the .net in its metadata is taken as it is"]
+    notes = ["the .net in its metadata is used unchanged"]
     if options.classes is not None:
         classes = read_class_names(options.classes, len(found.classes))
         found, notes = replace(found, classes=classes.names), [*notes, classes.note]
@@ -123,7 +124,7 @@ def _rebuild(
     classes = ClassNames(_class_names(graph) if options.classes is None else ())
     if len(classes.names) != scores:
         classes = read_class_names(options.classes, scores)
-    nothing = "the file carries no .net that `--rebuild` could ignore"
+    nothing = "the file contains no .net for `--rebuild` to ignore"
     sides = ", ".join(f"`{name}`" for name in imported.graph.outputs if name != "main")
     side = f"{sides}: a side output, which `predict` and `export` leave out" if sides else ""
     unused = nothing if options.is_rebuild and NET not in graph.metadata else ""
@@ -138,8 +139,9 @@ def _describe_several(network: Network) -> str:
     if len(inputs) < 2:
         return ""
     return (
-        f"the inputs are {', '.join(inputs)}: `check`, `summary`, `test`, `time` and `export` take "
-        "such a net; training and prediction, also in Python, take nets of one image"
+        f"the inputs are {', '.join(inputs)}: `check`, `summary`, `test`, `time` and `export` "
+        f"work with such a net; training and prediction, also in Python, need nets with "
+        f"a single input"
     )
 
 
@@ -178,7 +180,7 @@ def check_model(source: Path) -> None:
     """Raises NetError if a file is no model, with what to do about weights."""
     if recognise(source) in (TENSORS, CHECKPOINT):
         raise fail(
-            f"{source} holds weights; a .net is written for a model (.onnx)",
-            help="`--into FILE.net:NET -o x.safetensors` names the net that they belong to",
+            f"{source} contains weights; only a model (.onnx) can be written as a .net",
+            help="`--into FILE.net:NET -o x.safetensors` names the net to which they belong",
         )
     check_kind(source, ONNX)

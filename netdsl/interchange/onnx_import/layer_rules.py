@@ -168,7 +168,7 @@ def _transposed_pads(
 def linear(call: OnnxCall, view: View, weights: Array, bias: Array | None) -> View:
     """x @ weights + bias along the last axis: fully connected, or a convolution of 1x1."""
     if weights.ndim != 2 or not view.rank or view.shape[-1] != weights.shape[0]:
-        raise UnsupportedError("its second operand is no matrix that fits the first")
+        raise UnsupportedError("its second operand is not a matrix that fits the first")
     last, units = view.axes[-1], weights.shape[1]
     inside = {a for axis in view.base[1:] for a in axis}
     out = new_axis(units)
@@ -256,7 +256,7 @@ def _group_norm_of_view(
 ) -> View:
     channels = view.base[3]
     if channels[: len(view.axes[1])] != view.axes[1] or (gamma != 1).any() or beta.any():
-        raise UnsupportedError("its second axis is not that of groups of channels")
+        raise UnsupportedError("its second axis does not hold groups of channels")
     arguments: dict[str, Value] = {"groups": groups, "eps": eps, "affine": False}
     return call.emit_like(view, "groupnorm", arguments)
 
@@ -297,7 +297,7 @@ def _normalize(
     elif inside == set(flat(view.base[1:])):
         axis = "all"
     else:
-        raise UnsupportedError("it normalises over other axes than the channels or a whole sample")
+        raise UnsupportedError("it normalises over axes other than the channels or a whole sample")
     arguments: dict[str, Value] = {"axis": Symbol(axis), "eps": eps}
     gamma, beta = (v if v is None else per_channel(view, v) for v in affine)
     if affine[0] is None:
@@ -387,7 +387,7 @@ def _reduce_pixels(
         wanted = (*view.base[:2], (), view.base[2])
         view = replace(view, node=call.arrange(view, wanted), base=wanted, pixels=None)
     if len(view.base) != 4:
-        raise UnsupportedError("it reduces other axes than height and width")
+        raise UnsupportedError("it reduces axes other than height and width")
     height, width = set(view.base[1]), set(view.base[2])
     node, shape = call.records.use(view), call.records.shape(view.node)
     if inside == height | width:
@@ -397,7 +397,7 @@ def _reduce_pixels(
     elif inside == width:
         found = call.emit(layer, [node], {"kernel": Size((1, shape[2]))})
     else:
-        raise UnsupportedError("it reduces other axes than height and width")
+        raise UnsupportedError("it reduces axes other than height and width")
     base = tuple(() if axis and set(axis) <= inside else axis for axis in view.base)
     axes = tuple(tuple(a for a in axis if a not in inside) for axis in view.axes)
     return View(found, base, axes)

@@ -48,14 +48,14 @@ def _check_head(head: bytes, origin: str) -> None:
     if not head:
         raise fail(f"{origin} is empty", help=copied)
     if not any(head):
-        raise fail(f"{origin} begins with zeros, and is no ONNX file", help=copied)
+        raise fail(f"{origin} begins with zeros, so it is not an ONNX file", help=copied)
     if head.startswith(_LFS_POINTER):
         message = f"{origin} is a pointer of Git LFS, not the model"
-        raise fail(message, help="`git lfs pull` fetches the model in its place")
+        raise fail(message, help="`git lfs pull` downloads the model itself")
     if all(byte in _TEXT_BYTES for byte in head):
         raise fail(
-            f"{origin} is text, and no ONNX file",
-            help="a download may have given a page of a website in its place",
+            f"{origin} is text, not an ONNX file",
+            help="the download may have returned a web page instead",
         )
 
 
@@ -65,8 +65,8 @@ def _read_bytes(path: Path) -> bytes:
         size = os.fstat(f.fileno()).st_size
         if size > MAX_ONNX_BYTES:
             raise fail(
-                f"{path} has {size:,} bytes, and an ONNX file at most {MAX_ONNX_BYTES:,}",
-                help="larger models keep their weights in files beside it: external data",
+                f"{path} has {size:,} bytes, but an ONNX file has at most {MAX_ONNX_BYTES:,}",
+                help="larger models keep their weights in separate files (external data)",
             )
         try:
             return f.read(size)

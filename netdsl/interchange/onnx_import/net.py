@@ -36,10 +36,10 @@ from netdsl.types import Array, dims
 
 _CHANNELS_SECOND = {2: (0, 1), 3: (0, 2, 1), 4: IMAGE_ORDER, 5: (0, 2, 3, 4, 1)}
 """The axes of an input in the order of netdsl's, by their number."""
-_DROPPED_NOTE = "a net ends in scores, and the loss applies it"
+_DROPPED_NOTE = "a net ends in scores, and the loss applies the softmax"
 _SIGMOID_NOTE = (
-    "the sigmoid at the end stays: it is the probability of each class alone, as for images with "
-    "several labels; `predict` prints it, and the losses expect one class an image"
+    "the sigmoid at the end is kept: it gives independent probabilities of the classes, as for "
+    "images with several labels; `predict` prints them, and the losses expect one class per image"
 )
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
 
@@ -194,7 +194,7 @@ def _emit_node(call: OnnxCall, problems: list[Problem]) -> tuple[View | Array, .
     except UnsupportedError as e:
         reason = str(e)
     except ViewError as e:
-        reason = str(e) or "the order of its axes is none that a layer gives"
+        reason = str(e) or "no layer gives this order of axes"
     except NetError as e:
         reason = e.diagnostics[0].message
     except (ArithmeticError, IndexError, KeyError, TypeError, ValueError):

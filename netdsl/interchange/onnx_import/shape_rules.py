@@ -85,7 +85,7 @@ def _transpose(call: OnnxCall) -> View:
     view = call.view()
     perm = call.integers("perm") or tuple(range(view.rank))[::-1]
     if sorted(perm) != list(range(view.rank)):
-        raise UnsupportedError("its `perm` is no order of its axes")
+        raise UnsupportedError("its `perm` is not a permutation of its axes")
     return view.transpose(perm)
 
 
@@ -127,7 +127,7 @@ def _concat(call: OnnxCall) -> View:
             continue
         node = call.emit("concat", nodes)
         return ordered_view(call, node, order)
-    raise UnsupportedError(f"it is along axis {axis}, and `concat` joins channels")
+    raise UnsupportedError(f"it is along axis {axis}, but `concat` joins channels")
 
 
 def _plain(call: OnnxCall, view: View) -> View:

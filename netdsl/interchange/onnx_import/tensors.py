@@ -75,7 +75,9 @@ class TensorReader:
     def _check_raw(self, raw: bytes, name: str, shape: tuple[int, ...], dtype: Any) -> bytes:
         if len(raw) != math.prod(shape) * dtype.itemsize:
             size = dims(shape) if shape else "one value"
-            raise self._error(name, f"has {len(raw):,} bytes, which are not {size} of {dtype.name}")
+            raise self._error(
+                name, f"has {len(raw):,} bytes, which is not {size} values of {dtype.name}"
+            )
         return raw
 
     def _read_typed(self, tensor: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -84,7 +86,7 @@ class TensorReader:
         field = getattr(tensor, _TYPED_FIELDS.get(tensor.data_type, "int32_data"))
         if len(field) != math.prod(shape):
             size = dims(shape) if shape else "one value"
-            raise self._error(name, f"has {len(field):,} values, which are not {size}")
+            raise self._error(name, f"has {len(field):,} values, not {size}")
         if tensor.data_type in (10, _BFLOAT16):
             return np.array(field, np.int64).astype(np.uint16).view(dtype)
         return np.array(field).astype(dtype)
@@ -95,12 +97,13 @@ class TensorReader:
         offset, size = self._read_number(entries, "offset", name), count * dtype.itemsize
         length = self._read_number(entries, "length", name) if "length" in entries else size
         if length != size:
-            raise self._error(name, f"has {length:,} bytes in {path.name}, and needs {size:,}")
+            raise self._error(name, f"has {length:,} bytes in {path.name}, but needs {size:,}")
         with open_regular_file(path) as f:
             available = f.seek(0, 2)
             if offset + size > available:
                 raise self._error(
-                    name, f"lies at {offset:,} + {size:,} in {path.name}, of {available:,} bytes"
+                    name,
+                    f"is at {offset:,} + {size:,} in {path.name}, which has {available:,} bytes",
                 )
             f.seek(offset)
             return np.fromfile(f, dtype, count)
@@ -109,16 +112,16 @@ class TensorReader:
         """The file of that name, which may not leave the folder by `..`, a root or a link."""
         shown = escape_line(location)
         if not location or "\0" in location:
-            raise self._error(name, "names no file for its values")
+            raise self._error(name, "does not name a file for its values")
         try:
             path = (self.folder / location).resolve()
         except (OSError, RuntimeError):
             raise self._error(name, f"is in {shown}, which cannot be read") from None
         if not path.is_relative_to(self.folder):
-            raise self._error(name, f"is in {shown}, outside of the model's folder")
+            raise self._error(name, f"is in {shown}, outside the model's folder")
         if not path.is_file():
             raise fail(
-                f"the values of `{name}` are in {shown}, which is not beside {self.origin}",
+                f"the values of `{name}` are in {shown}, which is not next to {self.origin}",
                 help="an ONNX model with external data consists of several files",
             )
         return path
@@ -126,7 +129,7 @@ class TensorReader:
     def _read_number(self, entries: dict[str, str], key: str, name: str) -> int:
         text = entries.get(key, "0")
         if not (text.isascii() and text.isdecimal() and len(text) <= 18):
-            raise self._error(name, f"has an {key} that is no number")
+            raise self._error(name, f"has an {key} that is not a number")
         return int(text)
 
     def _error(self, name: str, message: str) -> NetError:

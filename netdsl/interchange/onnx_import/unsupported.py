@@ -27,7 +27,7 @@ _FAMILIES = {
     **dict.fromkeys(("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"), _QUANTIZED),
 }
 """Operators that only models of one family have."""
-_FLOAT_HELP = "nothing was written; export the model before it is quantised, in floats"
+_FLOAT_HELP = "nothing was written; export the floating-point model before quantisation"
 _PASSING = frozenset(("Cast", "Dropout", "Identity", "Reshape", "Transpose"))
 
 

@@ -95,4 +95,4 @@ def _read_varint(data: memoryview, at: int, end: int, origin: str) -> tuple[int,
 
 
 def damaged_error(origin: str) -> NetError:
-    return fail(f"{origin} is no ONNX file, or damaged", help=DAMAGED_HELP)
+    return fail(f"{origin} is not an ONNX file, or is damaged", help=DAMAGED_HELP)

@@ -30,11 +30,11 @@ def find_drawn_layers(network: Network, globs: Sequence[str]) -> frozenset[str]:
     rest = [name for name in states if layer_path(name) in drawn and name not in matching]
     if rest:
         raise fail(
-            f"`--except` leaves out whole layers, and its globs do not match `{rest[0]}`",
+            f"`--except` leaves out whole layers, but its globs do not match `{rest[0]}`",
             help=f'`--except "{layer_path(rest[0])}.*"` leaves out this one',
         )
     if states and len(matching) == len(states):
-        raise fail("`--except` matches every layer with weights", help="no file is needed for that")
+        raise fail("`--except` matches every layer with weights", help="then no file is needed")
     return frozenset(drawn)
 
 

@@ -107,7 +107,7 @@ class _Transfer:
             return
         weight, bias = self._product()
         if norm is None and folded is not None:
-            raise self._error("has a batch normalisation there, and none here")
+            raise self._error("has a batch normalisation there but not here")
         yield self._state(node, "weight", weight)
         if norm is None or "bias" in node.states:
             yield from self._bias(node, bias)
@@ -123,7 +123,7 @@ class _Transfer:
         """Weight and bias there."""
         node = self.other.node
         if not {"weight"} <= node.states.keys() or "weight" not in self.unit.node.states:
-            raise self._error("is given by length and direction (weight norm) on one side only")
+            raise self._error("has weight norm (length and direction) on one side only")
         weight = self.given[node.states["weight"]]
         key = node.states.get("bias")
         bias = np.zeros(weight.shape[0], np.float32) if key is None else self.given[key]
@@ -133,7 +133,7 @@ class _Transfer:
         if "bias" in node.states:
             yield self._state(node, "bias", bias)
         elif bias.any():
-            raise self._error("has a bias there, and none here")
+            raise self._error("has a bias there but not here")
 
     def _identity_norm(
         self, norm: LayerNode, bias: Array, eps: float
@@ -197,7 +197,8 @@ def _choice_error(
         if a != b
     ]
     return fail(
-        f"neither structure nor shapes say which weights of {origin} belong to {len(notes):,} "
+        f"neither the structure nor the shapes determine which weights of {origin} belong to "
+        f"{len(notes):,} "
         f"layers of `{net}`",
         notes=notes[:_MAX_LISTED],
         help="`netdsl import MODEL.onnx -o x.net --weights x.safetensors` keeps the net as it is",
@@ -219,8 +220,8 @@ def _difference_error(
     if is_side_only(network, node.states.values()):
         help = NO_SIDE_OUTPUTS
     return fail(
-        f"{origin} has nothing like the layer `{node.name}` of `{network.name}`: {node.layer} with "
+        f"{origin} has no layer like `{node.name}` of `{network.name}`: {node.layer} with "
         f"a result of {dims(node.shape)}, and what it reads",
-        notes=[f"{index:,} of {len(here.units):,} layers before it have their like"],
+        notes=[f"{index:,} of {len(here.units):,} layers before it have a counterpart"],
         help=help,
     )

@@ -15,13 +15,13 @@ from netdsl.types import dims
 
 _MAX_LISTED = 7
 _OTHER_COUNT = (
-    "the count of classes differs: write a net of your own, `use` the file, then "
+    "the number of classes differs: write your own net: `use` the file, then "
     "`net mine = NET(classes=10)`"
 )
 _OTHER_NET = "are these the weights of another net? `netdsl summary FILE:NET` lists the layers"
 _FOLDED_NET = (
-    "the file has batch norms and the net has none: an exporter folded them into the layers before "
-    "them; docs/onnx.md says how to export a model that keeps them"
+    "the file has batch norms and the net has none: an exporter folded them into the layers "
+    "before them; see docs/onnx.md for exporting a model that keeps them"
 )
 
 NO_SIDE_OUTPUTS = (
@@ -90,7 +90,7 @@ def order_error(net: str, forms: Sequence[ModuleForm], fitting: int, origin: str
         f"{origin} has weights of all shapes of `{net}`, but the order and nesting of their names "
         "are not those of the net",
         notes=[f"{fitting:,} of {len(forms):,} layers fit, up to {_describe_form(place)}"],
-        help="modules that belong together need one prefix, and those that follow each other "
+        help="modules that belong together need a common prefix, and consecutive modules need "
         "numbers: block1.conv1, block1.conv2",
     )
 
@@ -107,7 +107,8 @@ def ambiguity_error(
         for i, m in open_layers
     ]
     return fail(
-        f"neither names nor shapes say which weights of {origin} belong to {len(open_layers):,} "
+        f"neither the names nor the shapes determine which weights of {origin} belong to "
+        f"{len(open_layers):,} "
         f"layers of `{net}`",
         notes=_shorten(notes),
         help="name the modules in the file after the net's layers, as `netdsl summary` lists them",

@@ -94,7 +94,7 @@ def _common_parts(paths: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _unused_lines(match: WeightsMatch) -> Iterator[str]:
     if match.unused:
-        yield "the net has no use for:"
+        yield "not used by the net:"
     for name, shape in list(match.unused.items())[:_MAX_UNUSED]:
         yield f"  {escape_line(name)}  {dims(shape)}"
     more = len(match.unused) - _MAX_UNUSED

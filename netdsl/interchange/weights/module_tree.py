@@ -115,7 +115,7 @@ def _numbered_runs(
 def split_number(name: str) -> tuple[str, _Rank]:
     """A name without its numbers, and these, each with a letter behind it: `layer2` is `layer#`
     and 2, `inception4a` is `inception#` and 4a. A single letter counts as one; a size such as `3x3`
-    is no number."""
+    is not a number."""
     if len(name) == 1 and name.isalpha():
         return "#", ((0, name),)
     found = [m for m in _NUMBER.finditer(name) if "x" not in m[0].lower() or m[1]]

@@ -68,7 +68,7 @@ class _Solution:
 def match_modules(
     network: Network, forms: Sequence[ModuleForm], tree: ModuleNode
 ) -> Assignment | int:
-    """Assigns a module to each of `forms`. Modules that the net has no use for may be whole
+    """Assigns a module to each of `forms`. Modules that the net does not use may be whole
     branches at the top of the tree, such as an auxiliary classifier. If there is no assignment,
     returns how many of the first layers have one. Raises NetError if the search is too long."""
     search = _Search(forms, _Dataflow(network, forms), tree.size - len(forms))
@@ -143,7 +143,7 @@ class _Search:
     forms: Sequence[ModuleForm]
     dataflow: _Dataflow
     spare: int
-    """How many modules the net has no use for."""
+    """How many modules the net does not use."""
     deepest: int = 0
     steps: int = 0
     _found: dict[tuple[int, int], _Solution | None] = field(default_factory=dict)
@@ -174,7 +174,7 @@ class _Search:
 def _search_error() -> NetError:
     return fail(
         "the names leave too many ways to assign the weights",
-        help="siblings that follow each other need numbers in their names: conv1, conv2",
+        help="consecutive siblings need numbers in their names: conv1, conv2",
     )
 
 

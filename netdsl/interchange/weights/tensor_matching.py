@@ -32,7 +32,7 @@ class MatchedModule:
 @dataclass(frozen=True)
 class WeightsMatch:
     """The states of a net in its own layout, and how they were found. `unused` are the tensors that
-    the net has no use for; `notes` say what else is worth knowing."""
+    the net does not use; `notes` say what else is worth knowing."""
 
     states: Mapping[str, Array]
     modules: tuple[MatchedModule, ...]
@@ -123,7 +123,7 @@ def _match_own_names(
         {name: tensors[name] for name in states},
         tuple(modules),
         {n: tuple(v.shape) for n, v in tensors.items() if n not in states},
-        ("the file has the net's own names and shapes: its values are taken as they are",),
+        ("the file has the net's own names and shapes: its values are used unchanged",),
     )
 
 

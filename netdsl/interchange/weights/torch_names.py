@@ -31,7 +31,7 @@ def name_states(
     network: Network, states: Mapping[str, Array], given: ForeignTensors
 ) -> NamedStates:
     """The states of a net by the names and in the shapes of `given`, weights of the same net from
-    another program; its heads may have another count of classes. What the net has no use for, such
+    another program; its heads may have another count of classes. What the net does not use, such
     as an auxiliary classifier, is copied from there. Raises NetError if the two do not match."""
     check_names(given)
     shapes = tensor_shapes(given)
@@ -48,8 +48,10 @@ def name_states(
     counts = [f"{resized[n][0]:,} classes instead of {shapes[n][0]:,}" for n in heads[:1]]
     notes = (
         _note("".join(counts), heads),
-        _note("copied, as the net has no use for them", list(copied)),
-        _note("left out, as they are no weights", [n for n in given.others if n not in counters]),
+        _note("copied, because the net does not use them", list(copied)),
+        _note(
+            "left out, because they are not weights", [n for n in given.others if n not in counters]
+        ),
     )
     return NamedStates(found | copied | counters, tuple(filter(None, notes)))
 

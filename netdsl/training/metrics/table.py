@@ -85,8 +85,8 @@ METRICS: Mapping[str, Metric] = {
         ),
         Metric(
             "accuracy",
-            "share of the images whose class is the most likely one; of images with several "
-            "labels, share of those all of whose labels are right",
+            "share of the images whose class is the most likely one; for images with several "
+            "labels, share of the images whose labels are all right",
             lambda s: s.accuracy,
             parts=_ALL_PARTS,
         ),
@@ -98,26 +98,26 @@ METRICS: Mapping[str, Metric] = {
         ),
         _count_metric(
             "precision",
-            "share of the images predicted to be of a class that are of it",
+            "share of the images predicted to be of a class that really are",
             lambda c: c.precision,
         ),
         _count_metric(
             "recall",
-            "share of the images of a class that are predicted to be of it; its mean is the "
+            "share of the images of a class that are predicted as this class; its mean is the "
             "balanced accuracy",
             lambda c: c.recall,
         ),
         _count_metric("f1", "harmonic mean of precision and recall", lambda c: c.f1),
         _rank_metric(
             "roc_auc",
-            "area under the ROC curve: how often an image of a class has a larger probability of "
-            "it than one of another class",
+            "area under the ROC curve: how often an image of a class gets a larger probability "
+            "for it than an image of another class",
             lambda r: r.roc_auc,
         ),
         _rank_metric(
             "average_precision",
-            "mean of the precision over all thresholds, weighted by the recall that each adds; its "
-            "mean is known as mAP",
+            "mean of the precision over all thresholds, weighted by the recall that each one "
+            "adds; its mean is known as mAP",
             lambda r: r.average_precision,
         ),
     )

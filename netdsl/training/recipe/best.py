@@ -34,7 +34,7 @@ class Criterion:
         return (self.direction == "min") != self.metric.metric.is_lower_better
 
     def value(self, metrics: Mapping[str, Any]) -> float | None:
-        """The value among the metrics of an epoch; None if there is no number."""
+        """The value among the metrics of an epoch; None if there is not a number."""
         value = metrics.get(str(self.metric))
         return float(value) if isinstance(value, int | float) and not math.isnan(value) else None
 

@@ -65,10 +65,10 @@ def check_weight_names(weights: ClassWeights, classes: Sequence[str], span: Span
     pairs = [w for w in weights if isinstance(w, tuple)] if isinstance(weights, tuple) else []
     for name, _ in pairs:
         if name not in classes:
-            message = f'`class_weights` names "{name}", but the data has no such class'
+            message = f'`class_weights` names "{name}", but the data set has no such class'
             raise fail(message, span, help=suggest_name(name, classes, "its classes are"))
     if len(pairs) == len(classes) and not any(weight for _, weight in pairs):
-        raise fail("`class_weights` gives every class the weight 0", span)
+        raise fail("`class_weights` sets the weight of every class to 0", span)
 
 
 def find_class_weights(
@@ -96,8 +96,8 @@ def _check_balance(balanced: Array, classes: Sequence[str], span: Span | None) -
     if missing or constant:
         found = "no training images are of" if missing else "all training images have"
         raise fail(
-            "`class_weights=balanced` weighs classes by their numbers of images, but "
-            f"{found} {abbreviate(missing or constant)}",
+            "`class_weights=balanced` weights classes by their numbers of images, "
+            f"but {found} {abbreviate(missing or constant)}",
             span,
-            help='give weights yourself, in pairs: `[("CLASS", 5)]`; other classes weigh 1',
+            help='give the weights as pairs: `[("CLASS", 5)]`; other classes weigh 1',
         )

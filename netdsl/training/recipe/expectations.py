@@ -60,15 +60,15 @@ def check_expectation(
 def check_held_out(name: MetricName, held_out: int | float, span: Span | None) -> None:
     """Raises NetError for a validation metric if nothing is held out."""
     if name.part == "val" and not held_out:
-        raise fail(f"`validation = 0` holds nothing out, so there is no `{name}`", span)
+        raise fail(f"`validation = 0` holds out no images, so there is no `{name}`", span)
 
 
 def check_test_metrics(conditions: Sequence[s.Expression]) -> None:
     """Raises NetError if an expectation names a test metric; for data without a test set."""
     for name, span in (found for condition in conditions for found in find_metrics(condition)):
         if name.part == "test":
-            help = f"expect `{replace(name, part='val')}`, or give the data a test set"
-            raise fail(f"the data have no test set, so there is no `{name}`", span, help=help)
+            help = f"expect `{replace(name, part='val')}`, or use data with a test set"
+            raise fail(f"the data set has no test images, so there is no `{name}`", span, help=help)
 
 
 def needs_test_set(condition: s.Expression) -> bool:

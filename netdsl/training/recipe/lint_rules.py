@@ -35,7 +35,7 @@ from netdsl.values import Size, Value, format_value
 def find_hidden_layer(review: Review) -> Iterator[Finding]:
     for name, block in review.program.blocks.items():
         if name in LAYERS:
-            message = f"your block `{name}` hides the layer of that name"
+            message = f"your block `{name}` hides the layer with that name"
             yield Finding(message, block.span, f"choose another name, such as `my_{name}`")
 
 
@@ -44,7 +44,7 @@ def find_hidden_function(review: Review) -> Iterator[Finding]:
     defined = (*program.lets.values(), *program.blocks.values(), *program.nets.values())
     for let in s.walk(*defined):
         if isinstance(let, s.Let) and let.params is not None and let.name in FUNCTIONS:
-            message = f"your function `{let.name}` hides the built-in one of that name"
+            message = f"your function `{let.name}` hides the built-in function with that name"
             yield Finding(message, let.span, f"choose another name, such as `my_{let.name}`")
 
 
@@ -106,15 +106,15 @@ def find_depthwise_channels(subject: Subject) -> Iterator[Finding]:
                 f"`depthwise` has no `channels`: in `{layer.call}`, {kernel[0]} is a kernel of "
                 f"{dims(kernel)}" + (f" and {meant} the stride" if second is not None else ""),
                 layer.span,
-                f"its channels are those of its input: write `depthwise({meant}, ...)`",
+                f"its channels come from the input: write `depthwise({meant}, ...)`",
             )
         elif any(s > k > 1 for s, k in zip(stride, kernel, strict=True)):
             yield Finding(
                 f"`{layer.call}` skips pixels: its stride is {dims(stride)}, its kernel "
                 f"{dims(kernel)}",
                 layer.span,
-                "`depthwise` takes the kernel, then the stride, and no `channels`, which are those "
-                "of its input",
+                "`depthwise` takes the kernel, then the stride; the number of channels comes "
+                "from the input",
             )
 
 
@@ -170,7 +170,7 @@ def find_enlarging_pool(subject: Subject) -> Iterator[Finding]:
             yield Finding(
                 f"`{layer.call}` enlarges an image of {dims(size)}: its windows repeat pixels",
                 layer.span,
-                "a pooling gives at most the size of the image; `upsample` enlarges it",
+                "pooling cannot enlarge an image; use `upsample`",
             )
 
 
@@ -202,12 +202,12 @@ def find_main_path(subject: Subject) -> Iterator[Finding]:
     for layer in found:
         if layer.result in alone:
             effect = (
-                "for some samples the net's output says nothing about its input"
+                "for some samples, the net's output does not depend on its input"
                 if layer.layer_type == "drop_path"
-                else "almost nothing of its input reaches the net's output at first"
+                else "at first, the net's output hardly depends on its input"
             )
             yield Finding(
-                f"`{layer.call}` is on no residual branch: {effect}",
+                f"`{layer.call}` is not on a residual branch: {effect}",
                 layer.span,
                 f"put it at the end of a branch: `add {{ identity | ... -> {layer.call} }}`",
             )
@@ -296,7 +296,7 @@ def find_late_step(subject: Subject) -> Iterator[Finding]:
 def find_early_step(subject: Subject) -> Iterator[Finding]:
     schedule = subject.recipe.schedule if subject.recipe else None
     if schedule is not None and 0 in schedule.arguments.get("at", ()):
-        message = "the rate is changed before the first epoch"
+        message = "the rate changes before the first epoch"
         yield Finding(message, schedule.span, "`at` counts finished epochs: begin with 1")
 
 
@@ -348,8 +348,10 @@ def find_squashed_scores(subject: Subject) -> Iterator[Finding]:
     for name in graph.outputs.values():
         node = skip_ops(graph, graph[name], PASSING_OPS)
         if "activation" in OPS[node.op].traits:
-            message = f"the scores pass through `{node.op}`; `{needing}` needs them unbounded"
-            yield Finding(message, node.span, f"remove `{node.op}`; a net ends in plain scores")
+            message = f"the scores pass through `{node.op}`, but `{needing}` needs unbounded scores"
+            yield Finding(
+                message, node.span, f"remove `{node.op}`; a net must end with plain scores"
+            )
 
 
 def find_dying_scores(subject: Subject) -> Iterator[Finding]:
@@ -368,9 +370,9 @@ def find_dying_scores(subject: Subject) -> Iterator[Finding]:
         if layer and matches_any_glob(weight_name(layer), init.arguments["except"]):
             yield Finding(
                 f"`relu` clips the scores of the new layer `{layer.path}` before they are pooled: "
-                "a class whose scores are negative everywhere no longer learns",
+                "a class whose scores are all negative no longer learns",
                 node.span,
-                f"end the new head in plain scores: `{layer.call} -> globalavgpool`",
+                f"end the new head with plain scores: `{layer.call} -> globalavgpool`",
             )
 
 
@@ -382,7 +384,7 @@ def find_large_accuracy(subject: Subject) -> Iterator[Finding]:
             continue
         for side in (e.first, e.rest[0][1]):
             if isinstance(side, s.NumberLiteral) and side.value > 1:
-                message = f"a share of 1 at most is compared with {side.text}"
+                message = f"a share, which is at most 1, is compared with {side.text}"
                 yield Finding(
                     message, e.span, f"write a fraction: {format_value(side.value / 100)}"
                 )

@@ -128,7 +128,7 @@ def _unknown_lint(review: Review) -> Iterator[Finding]:
     for source in {x.span.source: None for x in (*review.program.items, *blocks)}:
         for a in _allowances(source):
             if a.name not in LINTS:
-                message = f"there is no lint `{a.name}` to allow"
+                message = f"there is no lint called `{a.name}`"
                 yield Finding(
                     message, a.span, suggest_name(a.name, LINTS, "lints are") or "remove it"
                 )
@@ -198,14 +198,14 @@ LINTS: dict[str, Lint] = {
         ),
         Lint(
             "hidden-function",
-            "a function has the name of a built-in one",
+            "a function has the name of a built-in function",
             find_hidden_function,
             "let max(a, b) = a if a > b else b\n" + _net("fc(max(2, 3))"),
             "let larger(a, b) = a if a > b else b\n" + _net("fc(larger(2, 3))"),
         ),
         Lint(
             "unknown-word",
-            "a word is passed to a block that compares it with other words only",
+            "a block is passed a word that it never compares with",
             find_unknown_word,
             _GATE + _net("gate(sillu)"),
             _GATE + _net("gate(silu) -> gate(relu) -> gate"),
@@ -226,35 +226,35 @@ LINTS: dict[str, Lint] = {
         ),
         Lint(
             "depthwise-channels",
-            "a channel count as the kernel or the stride of a depthwise convolution",
+            "a number of channels is given as the kernel or stride of a depthwise convolution",
             _per_subject(find_depthwise_channels),
             "net a { input(32x32x3); depthwise(64, 3x3, pad=same) }\n",
             "net a { input(32x32x3); depthwise(3x3, pad=same); depthwise(3, 2) }\n",
         ),
         Lint(
             "large-upsample",
-            "the size of the result as the factor of `upsample`",
+            "the size of the result is given as the factor of `upsample`",
             _per_subject(find_large_upsample),
             "net a { input(32x32x3); upsample(64x64) }\n",
             "net a { input(32x32x3); upsample(to=64x64); upsample(2x2) }\n",
         ),
         Lint(
             "enlarging-pool",
-            "a pooling to a size larger than the image",
+            "pooling to a size larger than the image",
             _per_subject(find_enlarging_pool),
             "net a { input(32x32x3); avgpool(to=64) }\n",
             "net a { input(32x32x3); avgpool(to=32); avgpool(to=7x7) }\n",
         ),
         Lint(
             "channel-fans",
-            "an initialiser that needs fans, used for a vector with one value per channel",
+            "an initialiser that needs fans is used for a vector with one value per channel",
             _per_subject(find_channel_fans),
             "net a { input(32x32x3); batchnorm(gamma=he) }\n",
             "net a { input(32x32x3); batchnorm(gamma=normal(0.1)) -> conv(3, 1x1, weight=he) }\n",
         ),
         Lint(
             "main-path",
-            "`drop_path`, or `scale` with a small factor, without a way around it",
+            "`drop_path`, or `scale` with a small factor, is not on a residual branch",
             _per_subject(find_main_path),
             _net("conv(4, 3x3) -> drop_path(0.5) -> fc(10)"),
             _net("add { identity | conv(1, 3x3, pad=same) -> drop_path(0.5) } -> fc(10)"),
@@ -345,7 +345,7 @@ LINTS: dict[str, Lint] = {
         ),
         Lint(
             "unused-allow",
-            "a comment allows a lint that finds nothing there, in a file checked as a whole",
+            "a comment allows a lint that finds nothing there; checked only for whole files",
             _unused_allow,
             _net("x: fc(3)  # allow: unread\n"),
             _net("x: fc(3)  # allow: unread\n input(8x8x1)"),

@@ -104,7 +104,9 @@ def _where_positive(b: Builder, condition: Node, value: Node) -> Node:
     return b.select(b.greater(condition, zero), value, zero)
 
 
-_SMOOTHING = Param("smoothing", Float(0, below=1), 0.0, "share of the target spread evenly")
+_SMOOTHING = Param(
+    "smoothing", Float(0, below=1), 0.0, "share of the target spread evenly over the classes"
+)
 
 
 def _class_weights(of: str = "class") -> Param:
@@ -139,8 +141,8 @@ LOSSES: dict[str, Loss] = {
     "bce": Loss(
         Signature("bce", (_SMOOTHING, _class_weights("class's positives"))),
         _binary_cross_entropy,
-        "binary cross-entropy of the sigmoid of each score, mean over the classes; for several "
-        "labels an image, or one class",
+        "binary cross-entropy of the sigmoid of each score, averaged over the classes; for "
+        "several labels per image, or one class",
         probabilities="sigmoid",
         weighs_whole_samples=False,
     ),

@@ -33,8 +33,9 @@ LOW_PRECISIONS: dict[str, Precision] = {
                 Param("steady", Integer(1, 10**6), 2000),
             ),
         ),
-        "11 bits of precision, but few exponents, so the loss is scaled: by `scale` at first; a "
-        "step whose gradients are not finite is skipped and halves it, `steady` others double it",
+        "11 bits of precision, but a small exponent range, so the loss is scaled, at first by "
+        "`scale`; a step whose gradients are not finite is skipped and halves the "
+        "scale, and `steady` finite steps in a row double it",
     ),
 }
 

@@ -76,9 +76,9 @@ SIGNATURE = Signature(
             "net",
             OneOf((NoneLiteral(), _NetNameKind())),
             None,
-            "which net; by default the file's first",
+            "the net to train; default: the first one in the file",
         ),
-        Param("data", _OPTIONAL_NAME, None, "which data section; by default the unnamed one"),
+        Param("data", _OPTIONAL_NAME, None, "the data section; default: the unnamed one"),
         Param(
             "after",
             _OPTIONAL_NAME,
@@ -109,7 +109,7 @@ SIGNATURE = Signature(
             "deterministic",
             Boolean(),
             False,
-            "the same bits on every run, on a GPU too, at some cost in speed",
+            "gives the same bits on every run, also on a GPU, but is slower",
         ),
         Param("epochs", Integer(1, MAX_EPOCHS), 10, "passes over the training images"),
         Param(
@@ -119,29 +119,40 @@ SIGNATURE = Signature(
             "best",
             CriterionKind(),
             None,
-            "what the best weights and `patience` go by, such as `max(val_f1)`; `none`: "
-            "`val_accuracy`, then `val_loss`",
+            "the metric that chooses the best weights and that `patience` watches, such as "
+            "`max(val_f1)`; `none`: `val_accuracy`, then `val_loss`",
         ),
-        Param("seed", Integer(0, 2**31 - 1), 1, "of initial weights, order and dropout"),
+        Param(
+            "seed",
+            Integer(0, 2**31 - 1),
+            1,
+            "seed of the initial weights, the order of images and dropout",
+        ),
         Param(
             "clip",
             OneOf((NoneLiteral(), Float(above=0))),
             None,
-            "largest global norm that the gradients may have",
+            "largest global norm of the gradients; larger gradients are scaled down",
         ),
-        Param("accumulate", Integer(1, 65536), 1, "batches whose mean gradient makes one update"),
+        Param(
+            "accumulate",
+            Integer(1, 65536),
+            1,
+            "number of batches whose mean gradient makes one update",
+        ),
         Param(
             "ema",
             OneOf((NoneLiteral(), Float(above=0, below=1))),
             None,
-            "decay of a moving average of the weights, which is then evaluated and kept",
+            "decay of a moving average of the weights, which is evaluated and saved instead of "
+            "the weights",
         ),
         Param("freeze", GLOB_LIST, (), "globs of weights that are not trained"),
         Param(
             "lr_scale",
             ListOfPairs(QuotedText(), Float(0), MAX_GLOBS),
             (),
-            "[(glob, factor), ...] of the rate; the last match counts",
+            "factors of the learning rate: [(glob, factor), ...]; the last match counts",
         ),
         Param(
             "recompute",
@@ -155,7 +166,7 @@ SIGNATURE = Signature(
             None,
             "divisor of the net's channels, for a quick trial",
         ),
-        Param("keep_every", _OPTIONAL_COUNT, None, "keep a checkpoint every so many epochs"),
+        Param("keep_every", _OPTIONAL_COUNT, None, "keep a checkpoint every n epochs"),
     ),
     noun="key",
 )
@@ -261,9 +272,11 @@ def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
         if before in order or before == section.name:
             way = " after ".join(str(n) for n in (*order[::-1], before) if n)
             help = f"`train {before} {{ after = none ... }}` starts from scratch"
-            raise fail(f"recipes come after each other in a cycle: {way}", section.span, help=help)
+            raise fail(
+                f"the `after` keys of the recipes form a cycle: {way}", section.span, help=help
+            )
         if len(order) > MAX_CHAIN_LENGTH:
-            message = f"more than {MAX_CHAIN_LENGTH} recipes come after each other"
+            message = f"more than {MAX_CHAIN_LENGTH} recipes follow each other with `after`"
             raise limit_error(
                 message, section.span, "start one of them with `init = weights(...)` instead"
             )
@@ -359,7 +372,7 @@ def _resolve_data_section(
     except NetError as e:
         raise e.with_default_span(reference.span if reference else train.span) from None
     if section is None:
-        help = "say what to learn from: `data { source = digits }`"
+        help = "add a data section: `data { source = digits }`"
         raise fail(f"{program.name} has no `data` section", train.span, help=help)
     return resolve_data(evaluate_section(program, section, budget), section.span)
 

@@ -113,7 +113,7 @@ def _entry(
 SCHEDULES: dict[str, Schedule] = {
     s.signature.name: s
     for s in (
-        _entry("constant", _constant, "the rate stays constant", _WARMUP),
+        _entry("constant", _constant, "the learning rate stays constant", _WARMUP),
         _entry(
             "step",
             _step,
@@ -125,14 +125,15 @@ SCHEDULES: dict[str, Schedule] = {
         _entry(
             "cosine",
             _cosine,
-            "half a cosine down to `end` (Loshchilov & Hutter 2017)",
+            "falls along half a cosine to `end` (Loshchilov & Hutter 2017)",
             _END,
             _WARMUP,
         ),
         _entry(
             "onecycle",
             _onecycle,
-            "up from `start` during `rise` of the run, then down to `end` (Smith & Topin 2018)",
+            "rises from `start` during the fraction `rise` of the run, then falls to `end` "
+            "(Smith & Topin 2018)",
             Param("rise", Float(above=0, below=1), 0.3),
             Param("start", Float(0, 1), 0.04),
             Param("end", Float(0, 1), 4e-6),
@@ -155,7 +156,7 @@ SCHEDULES: dict[str, Schedule] = {
         _entry(
             "plateau",
             _plateau,
-            "multiplied by `factor` when the validation loss (else the training loss) has not "
+            "multiplied by `factor` when the validation loss (or else the training loss) has not "
             "fallen for more than `patience` epochs",
             Param("factor", Float(0, below=1), 0.1),
             Param("patience", Integer(0), 10),

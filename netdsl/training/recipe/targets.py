@@ -16,7 +16,7 @@ class Targets:
     """The targets of a batch of N images of `classes` classes.
 
     `labels` int32 [N] is the class of each image, for mixed images that with the larger share; None
-    for data with several labels an image. `distribution` [N, classes] is the wanted distribution of
+    for data with several labels per image. `distribution` [N, classes] is the distribution of
     mixed images or, with several labels, 1 where an image has the label; None if the labels say
     all. `weights` [N] is 0 for images that do not count."""
 

@@ -50,10 +50,12 @@ def _check_word(
 ) -> Iterator[Finding]:
     match value:
         case s.StringLiteral(value=text) if text in words:
-            message = f"`{block}` compares `{param}` with words, and a text equals none"
+            message = (
+                f"`{block}` compares `{param}` with words, but a quoted string never equals a word"
+            )
             yield Finding(message, value.span, f"write `{text}` without quotes")
         case s.Name(name=word) if word not in words and _is_word(word, bound, program):
-            message = f"`{block}` compares `{param}` with other words than `{word}`"
+            message = f"`{block}` compares `{param}` with words other than `{word}`"
             help = suggest_spelling(word, words) or f"look for its spelling in `{block}`"
             yield Finding(message, value.span, help)
 

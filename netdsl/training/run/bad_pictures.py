@@ -46,7 +46,7 @@ class PictureMonitor:
             name = escape_line(classes[int(is_lost.argmax())])
             raise fail(
                 f"none of the training pictures of `{name}` can be used",
-                help="restore some and start a new run, or start one without that class",
+                help="restore some of them and start a new run, or start a run without that class",
             )
 
     def report(self) -> None:

@@ -149,8 +149,10 @@ def out_of_memory_error(
         )
     help = _advice(job, memory, on_host=free_bytes is None)
     if fits:
-        help = f"`--set data.batch={fits}` fits; `precision = mixed` or `recompute` takes less"
-    return fail(f"a run takes {format_bytes(wanted)} of memory{there}", notes=notes, help=help)
+        help = (
+            f"`--set data.batch={fits}` fits; `precision = mixed` or `recompute` uses less memory"
+        )
+    return fail(f"a run needs {format_bytes(wanted)} of memory{there}", notes=notes, help=help)
 
 
 def _advice(job: Job, memory: Memory, on_host: bool) -> str:
@@ -158,12 +160,12 @@ def _advice(job: Job, memory: Memory, on_host: bool) -> str:
     states = memory.weights + memory.states + memory.copies * on_host
     judged = job.evaluation_network.batch
     taken = {
-        "a smaller `batch`, `precision = mixed`, or `recompute` takes less": memory.step,
-        "fewer weights, or an optimizer with fewer states such as `sgd`, take less": states,
-        f"{judged:,} images are evaluated at once; smaller ones or fewer channels take less": (
+        "use a smaller `batch`, `precision = mixed` or `recompute`": memory.step,
+        "use fewer weights, or an optimizer with fewer states, such as `sgd`": states,
+        f"{judged:,} images are evaluated at once; use smaller images or fewer channels": (
             memory.evaluation
         ),
-        "fewer or smaller images take less": memory.data * on_host,
+        "use fewer or smaller images": memory.data * on_host,
     }
     return max(taken, key=lambda advice: taken[advice])
 

@@ -97,7 +97,7 @@ def divergence_error(
     notes = [
         f"the last good checkpoint is {last_checkpoint}"
         if last_checkpoint
-        else "no epoch was finished yet"
+        else "no epoch has been completed yet"
     ]
     if fault is None:
         message = f"the loss is no longer finite, in {where}"

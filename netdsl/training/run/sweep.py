@@ -123,7 +123,7 @@ def check_sweep(
     it will measure `metrics`, and that `out`, if given, holds no other run in its place. Returns
     what is known about each row. Raises NetError, naming the run, if something is wrong."""
     if out is not None and any((out / name).exists() for name in RUN_FILES):
-        message = f"{out} is the directory of a run, and a sweep needs one of its own"
+        message = f"{out} is the directory of a run, but a sweep needs its own directory"
         raise fail(message, help="give another `--out`; no file is ever overwritten")
     known: dict[bytes, SweepRun] = {}
     facts: list[RowFacts] = []
@@ -148,7 +148,7 @@ def _check_different(run: SweepRun, first: SweepRun) -> None:
     if first is not run:
         raise fail(
             f"`{first}` and `{run}` are the same run",
-            help="one of the keys changes nothing in this recipe; `train.KEY` is set in every "
+            help="one of the keys has no effect on this recipe; `train.KEY` is set in every "
             "recipe of the file, `train.NAME.KEY` only in that one",
         )
 
@@ -171,7 +171,7 @@ def _check_stages(program: Program, recipe: str | None, data: GivenData) -> RowF
 def _check_metrics(metrics: Sequence[MetricName], recipe: Recipe) -> None:
     for name in metrics:
         if name not in measured_names(name.part, recipe.requested_metrics):
-            message = f"`{name}` is measured only if the recipe asks for it"
+            message = f"`{name}` is measured only if the recipe requests it"
             raise fail(message, help=f"add `expect {name} >= 0` to the recipe")
 
 
@@ -252,7 +252,7 @@ class SweepRunner:
             )
             found = self._read(run, program, load_last(folder))
         if found is None:
-            raise internal_error(f"the run {folder} has ended and is not finished")
+            raise internal_error(f"the run {folder} has ended without finishing")
         recipe = resolve_recipe(program, run.recipe)
         judged = judge_expectations(recipe.expectations, found.metrics, recipe.top_level)
         return RunOutcome(run, found, None, tuple(judged), is_old)

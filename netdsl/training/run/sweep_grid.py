@@ -105,12 +105,12 @@ def make_grid(
     keys = [*(axis.key for axis in axes), *(x.key for x in settings)]
     _require_unique([f"`{key}`" for key in (*keys, *[SEED_KEY] * bool(grid.seeds))])
     if any(axis.key == SEED_KEY for axis in axes):
-        help = "`--seeds 3` runs the seeds 1 to 3, `--seeds 1,5,7` these"
-        raise fail(f"`{SEED_KEY}` is no axis: a row is the mean over its seeds", help=help)
+        help = "`--seeds 3` runs the seeds 1 to 3, and `--seeds 1,5,7` runs these"
+        raise fail(f"`{SEED_KEY}` cannot be varied: a row is the mean over its seeds", help=help)
     for axis in axes:
         _require_unique([f"`{axis.key}={text}`" for text in axis.texts])
     if grid.size > MAX_SWEEP_RUNS:
-        message = f"these are {grid.size:,} runs, and a sweep has at most {MAX_SWEEP_RUNS:,}"
+        message = f"these are {grid.size:,} runs, but a sweep has at most {MAX_SWEEP_RUNS:,}"
         raise fail(message, help="give fewer values or seeds")
     return grid
 
@@ -126,28 +126,28 @@ def parse_axis(text: str) -> Axis:
     found = parse_setting(text, "--vary")
     if not isinstance(found.value, s.ListLiteral) or not found.value.items:
         help = f"write the values in brackets: `--vary '{found.key}=[value, value]'`"
-        raise fail(f"`{found.key}` is given no list of values", found.value.span, help=help)
+        raise fail(f"`{found.key}` needs a list of values", found.value.span, help=help)
     return Axis(found.key, found.value.items)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """The seeds that `3` (1 to 3) or `1,5,7` names. Raises NetError if it is neither."""
     if not re.fullmatch(r"\s*\d{1,10}\s*(,\s*\d{1,10}\s*)*", text, re.ASCII):
-        raise fail(f"`{text}` names no seeds", help=_SEEDS_HELP)
+        raise fail(f"`{text}` is not a list of seeds", help=_SEEDS_HELP)
     numbers = tuple(map(int, text.split(",")))
     if len(numbers) > 1:
         if max(numbers) > _MAX_SEED:
-            raise fail(f"{max(numbers):,} is no seed: the largest is {_MAX_SEED:,}")
+            raise fail(f"{max(numbers):,} is not a valid seed: the largest is {_MAX_SEED:,}")
         _require_unique([f"the seed {n}" for n in numbers])
         return numbers
     if not 1 <= numbers[0] <= MAX_SWEEP_RUNS:
-        message = f"{numbers[0]:,} is no number of seeds: it is from 1 to {MAX_SWEEP_RUNS:,}"
+        message = f"{numbers[0]:,} is not a valid number of seeds: use 1 to {MAX_SWEEP_RUNS:,}"
         raise fail(message, help=_SEEDS_HELP)
     return tuple(range(1, numbers[0] + 1))
 
 
 _SEEDS_HELP = (
-    "`--seeds 3` runs the seeds 1 to 3, `--seeds 1,5,7` these, and `--set train.seed=5` one"
+    "`--seeds 3` runs the seeds 1 to 3, `--seeds 1,5,7` runs these, and `--set train.seed=5` one"
 )
 
 

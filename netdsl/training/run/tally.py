@@ -19,7 +19,7 @@ from netdsl.types import Array
 @dataclass(frozen=True)
 class Predictions:
     """What is predicted for some images, which are counted from 0 in `numbers` [N]: `labels` int32
-    [N] and `predicted` int32 [N] (-1 if a score is NaN), or of several labels an image both bool
+    [N] and `predicted` int32 [N] (-1 if a score is NaN), or of several labels per image both bool
     [N, classes]; `probabilities` float32 [N, classes]."""
 
     numbers: Array

@@ -136,7 +136,7 @@ class Trainer:
             return ()
         is_complete = self.progress.epoch >= self.recipe.epochs
         setting = "train.epochs=N" if is_complete else "train.patience=none"
-        return (f"the run is finished; `--set {setting}` continues it",)
+        return (f"the run is complete; `--set {setting}` continues it",)
 
     def closing_line(self) -> str:
         """Which epoch of the finished run is the best one, and why it ended."""

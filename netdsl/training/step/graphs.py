@@ -67,7 +67,7 @@ def _check_score_count(name: str, output: Node, classes: int) -> None:
             f"the output `{name}` gives {output.type.shape[-1]:,} scores, but the net's end gives "
             f"{classes:,}",
             output.span,
-            help="all outputs of a net are trained on the same classes",
+            help="all outputs of a net must have the same classes",
         )
 
 
@@ -134,10 +134,15 @@ def trainable_weights(network: Network, recipe: Recipe) -> tuple[Node, ...]:
     places, span = list(network.nodes_by_path), recipe.spans.get("recompute")
     match_globs(recipe.recompute, places, "recompute", span, noun="place")
     if not names:
-        raise fail(f"`{network.name}` has nothing to learn", help="a `conv` or `fc` has weights")
+        raise fail(
+            f"`{network.name}` has no weights to train",
+            help="add a layer with weights, such as `conv` or `fc`",
+        )
     learnt = tuple(n for n in network.parameters if not matches_any_glob(n.name, recipe.freeze))
     if not learnt:
-        raise fail(f"`freeze` leaves `{network.name}` nothing to learn", recipe.spans.get("freeze"))
+        raise fail(
+            f"`freeze` leaves nothing to train in `{network.name}`", recipe.spans.get("freeze")
+        )
     return learnt
 
 
@@ -255,7 +260,7 @@ def _emit_probabilities(b: Builder, network: Network, recipe: Recipe, scores: No
 def _emit_hits(
     b: Builder, network: Network, recipe: Recipe, scores: Node, targets: Targets
 ) -> Node:
-    """1 for each image that is right, else 0: [N]. With several labels an image, those count as
+    """1 for each image that is right, else 0: [N]. With several labels per image, those count as
     found whose probability is above 0.5, and all must be right."""
     if targets.labels is not None:
         return b.top_hit(scores, targets.labels, k=1)

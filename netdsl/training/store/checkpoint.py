@@ -132,7 +132,7 @@ def load(path: Path) -> Checkpoint:
             states = {e.name: _read_state(f, e) for e in header.entries}
         return _decode(header.metadata.get(METADATA_KEY, ""), states, str(path))
     except ValueError as e:
-        raise fail(f"{path} is no checkpoint, or damaged: {e}", help=_RECOVERY) from None
+        raise fail(f"{path} is not a checkpoint, or is damaged: {e}", help=_RECOVERY) from None
     except OSError as e:
         raise fail(f"cannot read {path}: {e.strerror or e}") from None
 
@@ -145,7 +145,7 @@ def suggest_runs(folders: Iterable[Path]) -> str:
 
 
 _MAX_RUNS = 8
-_RECOVERY = "is there another of its run: last, best, or one of `keep_every`?"
+_RECOVERY = "look for another checkpoint of the run: last, best, or one from `keep_every`"
 
 
 def _read_state(f: BinaryIO, entry: TensorEntry) -> Array:
@@ -160,7 +160,7 @@ def _decode(metadata: str, states: Mapping[str, Array], origin: str) -> Checkpoi
     _METADATA_SCHEMA.check(outer, "metadata")
     text = outer["about"]
     if outer["sha256"] != _checksum(text, states):
-        raise SchemaError("its checksum is not that with its content")
+        raise SchemaError("its checksum does not match its content")
     return from_content(read_json(text), states, origin)
 
 
@@ -181,7 +181,7 @@ def _check_format(about: Any, origin: str) -> None:
     """Raises NetError if a later version wrote the checkpoint in a format of its own."""
     number = about.get("format") if isinstance(about, dict) else None
     if isinstance(number, int) and number > FORMAT:
-        version = escape_line(str(about.get("version", "of a later version")))[:40]
+        version = escape_line(str(about.get("version", "a later version")))[:40]
         raise fail(
             f"{origin} has checkpoint format {number:,}; this netdsl reads formats up to {FORMAT}",
             help=f"install a newer netdsl: {version} wrote it",

@@ -38,7 +38,7 @@ def check_outputs(
     anything is written."""
     for out, other in combinations(outputs, 2):
         if _is_same(out, other):
-            raise fail(f"{out} is named for two outputs", help="give each a file of its own")
+            raise fail(f"{out} is given for two outputs", help="give each output its own file")
     given = tuple(inputs)
     for out in outputs:
         check_name(out)
@@ -62,7 +62,7 @@ def check_suffix(out: Path, suffix: str, help: str) -> None:
 def check_name(out: Path) -> None:
     """Raises NetError if a path has no name of a file, or only a suffix as its name."""
     if not out.name:
-        raise fail("the file to be written has no name", help="give one; nothing was written")
+        raise fail("the output file has no name", help="give it a name; nothing was written")
     if out.name.startswith(".") and not out.suffix:
         raise fail(f"{out} is a suffix without a name", help=f"write it as in `x{out.name}`")
 
@@ -71,7 +71,7 @@ def _check_folder(out: Path) -> None:
     folder = os.path.dirname(os.path.realpath(out))
     if not os.path.isdir(folder):
         message = f"{out} cannot be written: there is no folder {folder}"
-        raise fail(message, help="make the folder first; nothing was written")
+        raise fail(message, help="create the folder first; nothing was written")
 
 
 def mark_import(origin: str, text: str) -> str:
@@ -91,7 +91,7 @@ def check_net_output(out: Path, content: bytes) -> None:
         return
     mark = _IMPORT_MARK.match(present)
     if mark is None:
-        message = f"{out} exists, and it is not as an import has written it"
+        message = f"{out} exists, and its content is not what an import wrote"
         raise fail(message, help=_OTHER_NAME)
     if mark[1].decode() != _checksum(present[mark.end() :]):
         raise fail(f"{out} has been edited since it was imported", help=_OTHER_NAME)
@@ -102,7 +102,7 @@ def _checksum(text: bytes) -> str:
 
 
 _OTHER_NAME = "give another name; nothing was written"
-_PRESENT = "{} exists, and no import or export has written it"
+_PRESENT = "{} exists, and was not written by an import or export"
 
 
 def _is_same(a: Path, b: Path) -> bool:

@@ -66,8 +66,8 @@ def check_pipeline(saved: Checkpoint, job: Job) -> None:
     notes = [note for part in parts for note in _differences(part, before[part.name])]
     if notes:
         raise fail(
-            f"{saved.origin} cannot be resumed: another version of netdsl began the run, and it "
-            "prepared images differently",
+            f"{saved.origin} cannot be resumed: another version of netdsl started the run and "
+            f"prepared images differently",
             notes=list(dict.fromkeys(notes)),
             help=f'start a new run from these weights with `init = weights("{saved.origin}")`',
         )

@@ -24,16 +24,16 @@ from netdsl.training.store.metrics_log import last_epoch
 from netdsl.types import Node
 
 FIXED_KEYS = {
-    "train.seed": "images that were held out would be trained on",
-    "data.validation": "images that were held out would be trained on",
-    "data.limit": "it would be another run",
-    "data.source": "it would be another run",
-    "train.net": "it would be another run",
-    "train.data": "images that were held out would be trained on",
-    "train.shrink": "it would have other weights",
-    "train.init": "the weights were trained from the old initial ones",
-    "train.best": "the best weights so far were chosen by the old one, and no others were kept",
-    "train.after": "the weights were trained from the old initial ones",
+    "train.seed": "held-out images would be used for training",
+    "data.validation": "held-out images would be used for training",
+    "data.limit": "it would be a different run",
+    "data.source": "it would be a different run",
+    "train.net": "it would be a different run",
+    "train.data": "held-out images would be used for training",
+    "train.shrink": "it would have different weights",
+    "train.init": "the weights were trained from the old initial weights",
+    "train.best": "the best weights so far were chosen by the old metric, and no others were kept",
+    "train.after": "the weights were trained from the old initial weights",
 }
 
 
@@ -53,7 +53,7 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     saved, text = load_last(out), out / "recipe.net"
     if saved is None and not text.is_file():
         help = "`netdsl train FILE` starts a run, and `--resume DIR` resumes it"
-        raise fail(f"{out} contains no run: it has no recipe.net", help=help)
+        raise fail(f"{out} does not contain a run: there is no recipe.net", help=help)
     if saved is not None:
         file = saved.syntax_tree()
     else:
@@ -122,7 +122,7 @@ def _keep_finished_stages(file: s.File, changed: s.File, settings: Sequence[str]
     for setting in settings:
         for name in over:
             if setting.startswith(f"train.{name}."):
-                raise fail(f"`{setting}` comes too late: the stage `{name}` is over")
+                raise fail(f"`{setting}` comes too late: the stage `{name}` is complete")
     kept = (
         over.get(i.name or "", i) if isinstance(i, s.Section) and i.kind == "train" else i
         for i in changed.items
@@ -183,9 +183,9 @@ def check_same_recipe(folder: Path, asked: Program, pin: Pin) -> None:
         return
     changes = diff_programs(build_program(parse_file(str(path)), reject_read), asked, pin)
     if changes:
-        differences = [f"`{k}` is {old} there, and {new} now" for k, (old, new) in changes.items()]
+        differences = [f"`{k}` is {old} there, but {new} now" for k, (old, new) in changes.items()]
         raise fail(
-            f"{folder} holds a run of another recipe: {differences[0]}",
+            f"{folder} contains a run of another recipe: {differences[0]}",
             notes=differences[1:],
             help="give another `--out`; nothing was overwritten",
         )
@@ -197,9 +197,9 @@ def check_same_data(saved: Checkpoint, fingerprint: str, name_fingerprint: str) 
     before = saved.progress.get("data", fingerprint)
     if before not in (fingerprint, name_fingerprint):
         raise fail(
-            f"the data are not those that the run of {saved.origin} was trained on",
+            f"the data set is not the one on which the run of {saved.origin} was trained",
             notes=[f"then: {before}", f"now: {fingerprint}"],
-            help="images that were held out would be trained on; restore the data, or start "
+            help="held-out images would be used for training; restore the data, or start "
             "a new run with `init = weights(...)`",
         )
 

@@ -129,8 +129,8 @@ class RunDirectory:
             best = {"epoch": 0, "history": []}
         there, history = best.get("epoch"), best.get("history")
         if not isinstance(there, int) or history != [dict(m) for m in s.history[:there]]:
-            message = f"{self.best} belongs to another run than {self.last}"
-            raise fail(message, help="restore the right one; every run has its own directory")
+            message = f"{self.best} belongs to a different run than {self.last}"
+            raise fail(message, help="restore the right file; every run needs its own directory")
         if whole and self._is_best(s) and s.epoch != there:
             self._save_for_inference("best", s)
         if whole:
