@@ -25,6 +25,7 @@ def find_common_mistake(context: SyntaxErrorContext) -> Diagnostic | None:
         or _check_names(context)
         or _check_chains(context)
         or _check_punctuation(context)
+        or _check_headers(context)
         or _check_missing_comma(context)
     )
 
@@ -213,14 +214,16 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token(
             "a group is written `( ... )`: `(conv(64, 3x3) -> relu) * 2`"
         )
-    if "_ARROW" in context.expected and context.token[0].isdigit():
+    is_list = context.token == "[" and "LPAR" in context.expected and context.can_end_layer
+    if is_list or ("_ARROW" in context.expected and context.token[0].isdigit()):
+        arguments = re.split(r"->|[;|{}]", context.rest_of_line, maxsplit=1)[0].strip()
+        arguments = re.sub(r"^\[(.*)\]$", r"\1", arguments)
+        arguments = re.sub(r"(?<=[\w)]) +(?=\w)", ", ", arguments)
         return context.unexpected_token(
-            f"arguments go in parentheses: `{context.previous_token}({context.token})`"
+            f"arguments go in parentheses: `{context.previous_token}({arguments})`"
         )
-    if context.token == "[" and "LPAR" in context.expected and context.can_end_layer:
-        return context.unexpected_token(
-            f"arguments go in parentheses: `{context.previous_token}(...)`"
-        )
+    if context.token[0] == '"' and "NAME" in context.expected and not context.is_value_expected:
+        return context.unexpected_token("names of layers have no quotes")
     starts_layer = NAME.fullmatch(context.token) is not None and context.token not in _KEYWORDS
     if "_ARROW" in context.expected and context.token == "(" and context.previous_token == ")":
         return context.unexpected_token(_second_call_help(context))
@@ -286,6 +289,8 @@ def _check_punctuation(context: SyntaxErrorContext) -> Diagnostic | None:
         return Diagnostic("`=` does not compare", context.span, "write `==`")
     if context.token == "=" and context.previous_token and "LPAR" in context.expected:
         name = context.previous_token
+        if name == "input":
+            return context.unexpected_token("write `input(28x28x1)`")
         help = f"a label is written `{name}: ...`, a number `let {name} = ...`"
         return context.unexpected_token(help)
     if context.token == ":" and context.previous_token in ("in", "not"):
@@ -313,6 +318,28 @@ def _check_punctuation(context: SyntaxErrorContext) -> Diagnostic | None:
             f"a test lists what must hold, without `{context.previous_token}`: `params == 38_282`"
         )
         return context.unexpected_token(help)
+    return None
+
+
+def _check_headers(context: SyntaxErrorContext) -> Diagnostic | None:
+    """Checks what stands between `for`, `if` or `let` and what follows."""
+    if context.expected == {"COMMA", "_IN"} and context.token != ",":
+        return context.unexpected_token("write `for c in [64, 128] { ... }`")
+    is_body = {"LBRACE", "_OR"} <= context.expected and context.previous_token == ")"
+    if is_body and NAME.fullmatch(context.token) and context.token not in _KEYWORDS:
+        return context.unexpected_token("the body of `if` and `for` goes in `{ }`")
+    listed = re.search(r"\blet\s+\w+\s*=\s*([^;{}#]*)", context.line)
+    is_bare = "_OR" in context.expected and not {"COMMA", "RPAR", "RSQB"} & context.expected
+    if context.token == "," and is_bare and listed:
+        return context.unexpected_token(f"a list is written `[{listed[1].strip()}]`")
+    is_let = list(context.preceding_tokens[-2:-1]) == ["let"]
+    if is_let and context.expected <= {"EQUAL", "LPAR"} | {"NAME"} and context.token != ",":
+        value = context.token if context.token[0].isalnum() else "value"
+        return context.unexpected_token(f"write `let {context.previous_token} = {value}`")
+    if is_let and context.token == "==":
+        return context.unexpected_token("write `=`")
+    if context.token == ":" and context.item_keyword == "test" and "COMMA" in context.expected:
+        return context.unexpected_token(f"write `{context.previous_token} == value`")
     if context.previous_token == "for" and context.token == "(":
         return context.unexpected_token("write `for c in [64, 128] { ... }`")
     return None

@@ -132,13 +132,15 @@ def _check_character(source: Source, position: int) -> Diagnostic | None:
         m = re.compile(r"[\w.]+").match(text, position)
         assert m is not None
         help = "put an operator or a space in between: a size is `3x3`, a product `4*c`"
-        if re.fullmatch(r"[\d.]+", m[0]):
+        if bounds := re.fullmatch(r"(\d+)\.\.(\d{1,9})", m[0]):
+            help = f"`range({bounds[1]}, {int(bounds[2]) + 1})` is [{bounds[1]}, ..., {bounds[2]}]"
+        elif re.fullmatch(r"[\d.]+", m[0]):
             help = "numbers are written `12`, `0.5` or `1e-4`"
         elif _HEADER.search(text[max(0, position - 80) : position]):
             help = "names begin with a letter or `_`"
-        elif unit := re.fullmatch(r"(\d+)([kKmM])", m[0]):
-            zeros = "_000" if unit[2] in "kK" else "_000_000"
-            help = f"write the number out: `{unit[1]}{zeros}`"
+        elif unit := re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([kKmM])", m[0]):
+            number = round(float(unit[1]) * (1_000 if unit[2] in "kK" else 1_000_000))
+            help = f"write the number out: `{number:_}`"
         return Diagnostic(f"`{m[0]}` is neither a number nor a name", _match_span(source, m), help)
     if text[position] == '"':
         end = text.find("\n", position)

@@ -48,6 +48,8 @@ def _is_prose(text: str) -> bool:
 
 def _check_bracket_lines(context: SyntaxErrorContext) -> Diagnostic | None:
     """Checks for Darknet's sections, the rows of YOLO's files and lists of layers."""
+    if context.token in ("{", "<") and "_BLOCK" in context.expected:
+        return context.unexpected_token(f"a network is written {_NET}")
     if context.token != "[" or context.is_value_expected:
         return None
     if re.fullmatch(r"\[[A-Za-z_]+\]", context.line):
@@ -80,6 +82,10 @@ def _check_layer_messages(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token(
             help if is_name else "a label is written `a: conv(20, 5x5)`"
         )
+    is_item = re.match(r"-\s+\w", context.remaining_text) and context.is_first_on_line
+    if is_item and not context.is_value_expected:
+        help = "a .net file is not YAML: layers are chained with `->`, or stand on lines"
+        return context.unexpected_token(f"{help} of their own")
     is_branch = previous in ("|", "{") and not context.is_value_expected
     if is_branch and re.match(r"-\s*\d", context.remaining_text) and "NAME" in context.expected:
         help = (
@@ -97,7 +103,10 @@ def _check_python_values(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token(f'a path is quoted: `"{path[0]}"`')
     attribute = re.match(r"(?:\.\w+)*\.(\w+)", context.remaining_text)
     if attribute and "_OR" in context.expected and NAME.fullmatch(context.previous_token):
-        return context.unexpected_token(f"names have no dots here: write `{attribute[1]}`")
+        help = f"names have no dots here: write `{attribute[1]}`"
+        if attribute[1] == "parameters":
+            help = "an optimizer takes no parameters: every weight of the net is trained"
+        return context.unexpected_token(help)
     if context.token == "{" and context.is_value_expected:
         help = 'there are no dictionaries; a list of pairs is `[("conv1.*", 0.1)]`'
         return context.unexpected_token(help)
@@ -170,14 +179,17 @@ def _check_entries(context: SyntaxErrorContext) -> Diagnostic | None:
                 "keys are not nested: write them one by one, `epochs = 2`"
             )
         equals = "=" if "RPAR" in context.expected else " = "
-        return context.unexpected_token(f"write `{previous}{equals}{shown}`")
+        let = "let " if context.preceding_tokens[-2:-1] == ["let"] else ""
+        return context.unexpected_token(f"write `{let}{previous}{equals}{shown}`")
     if context.item_keyword not in ("data", "train") or not context.is_in_braces:
         return None
     is_double = token == "==" and context.is_value_expected  # read as `=` and one more
     if is_double or (token in _COMPARISONS and context.expected == {"EQUAL"}):
         return context.unexpected_token(_comparison_help(context))
-    if context.expected == {"EQUAL"} and (token[0] == '"' or token[0].isalnum()):
-        return context.unexpected_token(f"write `{previous} = {token}`")
+    if context.expected == {"EQUAL"} and re.match(r'["\w]', token):
+        is_condition = previous in ("if", "assert", "require", "check")
+        help = "what must hold begins with `expect`: `expect test_accuracy > 0.9`"
+        return context.unexpected_token(help if is_condition else f"write `{previous} = {token}`")
     is_entry_expected = {"_EXPECT", "NAME"} <= context.expected
     if is_entry_expected and previous == "," and re.match(r"[\d.\"-]", token):
         return _unbracketed_list(context)
@@ -207,4 +219,6 @@ def _unbracketed_list(context: SyntaxErrorContext) -> Diagnostic | None:
     entries = f"{before[2].strip()}, {after[0].strip()}"
     if is_thousands:
         return None
-    return context.unexpected_token(f"a list is written `[{entries}]`")
+    is_decimal = re.fullmatch(r"\d+, \d+", entries) and context.is_adjacent
+    decimal = f", a decimal with a point: `{entries.replace(', ', '.')}`" if is_decimal else ""
+    return context.unexpected_token(f"a list is written `[{entries}]`{decimal}")

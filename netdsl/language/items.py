@@ -49,6 +49,8 @@ def check_items(context: SyntaxErrorContext) -> Diagnostic | None:
     if "_BLOCK" in context.expected and NAME.fullmatch(context.token):
         return context.unexpected_token(_suggest_item(context))
     keyword = context.item_keyword
+    if keyword == "use" and context.token == ",":
+        return context.unexpected_token("write a `use` for each file, on a line of its own")
     if keyword in ("", "use", "let") or context.is_in_braces:
         return None
     return _check_header(context, keyword)
@@ -82,6 +84,8 @@ def _check_header(context: SyntaxErrorContext, keyword: str) -> Diagnostic | Non
         return context.unexpected_token(f"{reason}{form}")
     if context.previous_token == keyword and keyword in ("net", "block") and token in "{(":
         return context.unexpected_token(f"a `{keyword}` needs a name: {form}")
+    if context.previous_token == keyword and token[0] == '"':
+        return context.unexpected_token("a name is written without quotes")
     if context.expected & {"LBRACE", "NAME"} and not context.is_value_expected:
         if token in ("=", "(", "[") and keyword in ("data", "train", "test"):
             return context.unexpected_token(f"the body goes in `{{ }}`: {form}")
