@@ -198,8 +198,11 @@ class Signature:
             f"`{self.name}` takes {_format_count(count, f'{positional}argument')}, "
             f"but got {'one more' if count else 'one'}"
         )
-        if any(isinstance(a.value, Call) for a in arguments):
-            help = f"layers are chained, not nested: `a -> {self.name}`"
+        nested = next((a for a in arguments if isinstance(a.value, Call)), None)
+        if nested is not None:
+            inner = nested.span.text if nested.span else "a"
+            inner = inner if len(inner) <= _MAX_QUOTED_CALL else "a"
+            help = f"layers are chained, not nested: `{inner} -> {self.name}`"
             return Diagnostic(message, where, help)
         if positional:
             help = f"{self._format_usage()}; the input size is always inferred"
@@ -223,6 +226,10 @@ class Signature:
             for p in self.params
         )
         return f"{self.name}({inside})"
+
+
+_MAX_QUOTED_CALL = 40
+"""The longest call that a help line repeats."""
 
 
 def _decimal_comma_help(where: Span | None) -> str | None:

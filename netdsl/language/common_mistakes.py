@@ -329,7 +329,7 @@ def _check_headers(context: SyntaxErrorContext) -> Diagnostic | None:
     if is_body and NAME.fullmatch(context.token) and context.token not in _KEYWORDS:
         return context.unexpected_token("the body of `if` and `for` goes in `{ }`")
     listed = re.search(r"\blet\s+\w+\s*=\s*([^;{}#]*)", context.line)
-    is_bare = "_OR" in context.expected and not {"COMMA", "RPAR", "RSQB"} & context.expected
+    is_bare = not {"COMMA", "RPAR", "RSQB", "_IN"} & context.expected
     if context.token == "," and is_bare and listed:
         return context.unexpected_token(f"a list is written `[{listed[1].strip()}]`")
     is_let = list(context.preceding_tokens[-2:-1]) == ["let"]

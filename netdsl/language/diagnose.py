@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
@@ -39,7 +40,7 @@ def diagnose(
     diagnostics: list[Diagnostic] = []
     doubled = replace(source, text=double_quotes(source.text))
     for start, end in _split_sections(doubled.text)[:_MAX_SECTIONS]:
-        found = list(explain_single_quotes(source, start, end))
+        found = list(islice(explain_single_quotes(source, start, end), _MAX_ERRORS))
         try:
             parse(Source(source.name, doubled.text[start:end]))
         except UnexpectedInput as e:

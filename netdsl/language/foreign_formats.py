@@ -210,7 +210,7 @@ def _comparison_help(context: SyntaxErrorContext) -> str:
 
 def _unbracketed_list(context: SyntaxErrorContext) -> Diagnostic | None:
     """A list without its brackets, `at = 30, 60`."""
-    text = context.span.source.text[: context.span.start]
+    text = context.span.source.text[max(0, context.span.start - 1000) : context.span.start]
     before = re.search(r"(\w+)\s*=\s*([^=\n]*),\s*$", text)
     after = re.match(r"[^\n;}#=]*", context.remaining_text)
     is_thousands = re.fullmatch(r"\d{3}", context.token) and context.is_adjacent

@@ -24,7 +24,7 @@ def explain_single_quotes(source: Source, start: int, end: int) -> Iterator[Diag
     for m in _TEXT.finditer(source.text, start, end):
         if m["quoted"]:
             span = Span(source, *m.span())
-            help = _suggest_value(source.text[: m.start()], m["inside"])
+            help = _suggest_value(source.text[max(0, m.start() - 100) : m.start()], m["inside"])
             yield Diagnostic('strings are quoted with `"`', span, help)
 
 
@@ -39,7 +39,7 @@ def _suggest_value(before: str, inside: str) -> str:
     word is one of the places and paths that do."""
     if _PLAIN_VALUE.fullmatch(inside):
         return f"write `{inside}`, without quotes"
-    key = re.search(r"(\w+)\s*=\s*$", before[-100:])
+    key = re.search(r"(\w+)\s*=\s*$", before)
     if _WORD.fullmatch(inside) and key and key[1] not in _KEYS_OF_TEXTS:
         return f"write `{inside}`, without quotes"
     escaped = re.sub(r'(["\\])', r"\\\1", inside)
