@@ -167,7 +167,7 @@ class Signature:
         try:
             bound[param.name] = param.type.accept(argument.value)
         except TypeMismatch as wanted:
-            value = format_value(argument.value)
+            value = _format_rejected(argument.value)
             message = f"`{param.name}` of `{self.name}` must be {wanted}, not {value}"
             help = None if argument.name else _decimal_comma_help(where)
             help = help or self._suggest_fix(param, argument.value)
@@ -238,6 +238,13 @@ def _decimal_comma_help(where: Span | None) -> str | None:
         return None
     before = re.search(r"=\s*(\d+),$", where.source.text[max(0, where.start - 20) : where.start])
     return f"a decimal has a point: `{before[1]}.{where.text}`" if before else None
+
+
+def _format_rejected(value: Value) -> str:
+    """A value in a message that it is of the wrong kind: a float looks like one, 1e6 too."""
+    text = format_value(value)
+    is_like_integer = isinstance(value, float) and text.lstrip("-").isdigit()
+    return f"{text}.0" if is_like_integer else text
 
 
 def _size_help(numbers: Sequence[Argument]) -> str:

@@ -17,6 +17,7 @@ from netdsl.language.network import Network
 from netdsl.language.override import override
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, build_program, load_program
+from netdsl.training.recipe.recipe import resolve_recipe
 
 
 def of(text: str) -> Program:
@@ -295,6 +296,16 @@ train { optimizer = sgd(lr=0.1, momentum=0.9), epochs = 2 }
 train fast { epochs = 1 }
 """
     assert expected in format_file(override(parse(text), [setting]))
+
+
+@pytest.mark.parametrize("setting", ["train.epoch=5", "train.optimizer.lrr = 0.5"])
+def test_a_wrong_setting_is_marked_from_its_key_on(setting: str) -> None:
+    text = "net a { input(8); fc(3) }\ndata { }\ntrain { optimizer = sgd }"
+    with pytest.raises(NetError) as e:
+        resolve_recipe(build_program(override(parse(text), [setting])))
+    span = e.value.diagnostics[0].span
+    assert span is not None
+    assert span.text == setting
 
 
 @pytest.mark.parametrize(
