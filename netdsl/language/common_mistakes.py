@@ -314,9 +314,8 @@ def _check_punctuation(context: SyntaxErrorContext) -> Diagnostic | None:
             help = f"a label does not begin with a digit: write `x{label[0]}: ...`"
             return context.unexpected_token(help)
     if context.previous_token in ("assert", "expect") and context.item_keyword == "test":
-        help = (
-            f"a test lists what must hold, without `{context.previous_token}`: `params == 38_282`"
-        )
+        expectation = re.split(r"[,;}]", context.rest_of_line, maxsplit=1)[0].strip()
+        help = f"a test has no `{context.previous_token}`: write `{expectation}`"
         return context.unexpected_token(help)
     return None
 

@@ -88,10 +88,8 @@ def _check_layer_messages(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token(f"{help} of their own")
     is_branch = previous in ("|", "{") and not context.is_value_expected
     if is_branch and re.match(r"-\s*\d", context.remaining_text) and "NAME" in context.expected:
-        help = (
-            "layers are not counted: give them labels, `a: conv(8, 3x3)`, and write `add { a | b }`"
-        )
-        return context.unexpected_token(help)
+        help = "layers are named, not counted: label them, `a: conv(8, 3x3)`, and write"
+        return context.unexpected_token(f"{help} `add {{ a | b }}`")
     return None
 
 
@@ -176,7 +174,7 @@ def _check_entries(context: SyntaxErrorContext) -> Diagnostic | None:
         shown = value[1] if value else "value"
         if re.match(r":\s*\{", context.remaining_text):
             return context.unexpected_token(
-                "keys are not nested: write them one by one, `epochs = 2`"
+                "keys are not nested; each is an entry of its own, such as `epochs = 2`"
             )
         equals = "=" if "RPAR" in context.expected else " = "
         let = "let " if context.preceding_tokens[-2:-1] == ["let"] else ""

@@ -14,11 +14,11 @@ _ITEMS_OF_OTHERS = {
     ),
     **dict.fromkeys(
         ("compile", "fit", "solver", "trainer", "training", "optimizer", "optim", "loss"),
-        "how a net is trained is written `train { optimizer = sgd(lr=0.1), epochs = 10 }`",
+        "training is described in `train { optimizer = sgd(lr=0.1), epochs = 10 }`",
     ),
     **dict.fromkeys(
         ("dataset", "datasets", "dataloader", "datamodule", "train_loader", "input_data"),
-        "the data is written `data { source = digits, batch = 32 }`",
+        "the data is described in `data { source = digits, batch = 32 }`",
     ),
     **dict.fromkeys(
         ("include", "load", "require", "using"),
@@ -78,6 +78,10 @@ def _suggest_item(context: SyntaxErrorContext) -> str | None:
 def _check_header(context: SyntaxErrorContext, keyword: str) -> Diagnostic | None:
     """Checks what stands between the keyword of an item and its brace."""
     token, form = context.token, f"write `{_FORMS[keyword]}`"
+    line, column = context.span.position
+    header = context.span.source.line(line)[: column - 1].strip()
+    if header.startswith(f"{keyword} ") and token in (":", "->"):
+        form = f"write `{header} {{ ... }}`"
     if token == ":":
         is_yaml = context.previous_token == keyword and keyword not in ("block", "test")
         reason = "a .net file is not YAML: " if is_yaml else "the body goes in `{ }`: "
