@@ -196,7 +196,9 @@ class Signature:
         except TypeMismatch as wanted:
             value = _format_rejected(argument.value)
             message = f"`{param.name}` of `{self.name}` must be {wanted}, not {value}"
-            errors.append(Diagnostic(message, where, self._suggest_fix(param, argument.value)))
+            help = None if argument.name else _decimal_comma_help(where)
+            help = help or self._suggest_fix(param, argument.value)
+            errors.append(Diagnostic(message, where, help))
         except NetError as e:
             errors.extend(e.with_default_span(where).diagnostics)
 
@@ -226,8 +228,11 @@ class Signature:
             f"`{self.name}` takes {_format_count(count, f'{positional}argument')}, "
             f"but got {'one more' if count else 'one'}"
         )
-        if any(isinstance(a.value, Call) for a in arguments):
-            help = f"layers are chained, not nested: `a -> {self.name}`"
+        nested = next((a for a in arguments if isinstance(a.value, Call)), None)
+        if nested is not None:
+            inner = nested.span.text if nested.span else "a"
+            inner = inner if len(inner) <= _MAX_QUOTED_CALL else "a"
+            help = f"layers are chained, not nested: `{inner} -> {self.name}`"
             return Diagnostic(message, where, help)
         if positional:
             help = f"{self._format_usage()}; the input size is always inferred"
@@ -235,7 +240,9 @@ class Signature:
         numbers = [a for a in arguments if a.name is None and isinstance(a.value, int)]
         if self.params and isinstance(self.params[0].type, Shape | Extent) and len(numbers) > 1:
             return Diagnostic(message, where, _size_help(numbers))
-        return Diagnostic(message, where, self._format_usage())
+        if not self.params:
+            return Diagnostic(message, where, f"write `{self.name}`, without arguments")
+        return Diagnostic(message, where, _decimal_comma_help(where) or self._format_usage())
 
     def _make_missing_error(self, param: Param, span: Span | None) -> Diagnostic:
         return Diagnostic(f"`{self.name}` needs `{param.name}`", span, self._format_usage())
@@ -249,6 +256,18 @@ class Signature:
             for p in self.params
         )
         return f"{self.name}({inside})"
+
+
+_MAX_QUOTED_CALL = 40
+"""The longest call that a help line repeats."""
+
+
+def _decimal_comma_help(where: Span | None) -> str | None:
+    """How to write a decimal whose comma made two arguments of it, as in `lr=0,1`."""
+    if where is None or not where.text.isdecimal():
+        return None
+    before = re.search(r"=\s*(\d+),$", where.source.text[max(0, where.start - 20) : where.start])
+    return f"a decimal has a point: `{before[1]}.{where.text}`" if before else None
 
 
 def _format_rejected(value: Value) -> str:

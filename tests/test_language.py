@@ -317,6 +317,22 @@ def test_odd_overrides_are_refused(setting: str) -> None:
         override(parse("net a(c=3) { input(8); fc(c) }\ntrain { optimizer = sgd }"), [setting])
 
 
+@pytest.mark.parametrize(
+    ("setting", "help"),
+    [
+        ("train.schedule=cosine,warmup=3", "`--set 'train.schedule=cosine(warmup=3)'`"),
+        ("train.seed=1,2", "`--set 'train.seed=[1,2]'`"),
+        ("train.optimizer='adam'", "write `adam`, without quotes"),
+        ("train.epochs='5'", "write `5`, without quotes"),
+        ("train.freeze='conv1.*'", 'write `"conv1.*"`'),
+    ],
+)
+def test_a_setting_with_a_comma_or_single_quotes(setting: str, help: str) -> None:
+    with pytest.raises(NetError) as e:
+        override(parse("net a { input(8); fc(3) }\ntrain { optimizer = sgd }"), [setting])
+    assert help in (e.value.diagnostics[0].help or "")
+
+
 def test_the_same_text_gives_the_same_graph() -> None:
     from netdsl.ir.printer import to_text
 

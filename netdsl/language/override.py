@@ -107,12 +107,11 @@ def _parse_value(setting: str, text: str, option: str) -> s.Expression:
             return parse_expression(text, before, "set")
         return parse_expression(text, f"{option} {before}")
     except NetError as e:
-        listed = _list_values(text)
-        if listed:
-            help = f"several values are a list in brackets: `{option} '{before}{listed}'`"
-            raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
         if not _UNQUOTED_TEXT.fullmatch(text):
-            raise
+            help = None if is_python else _unbracketed_help(before, text, option)
+            if help is None:
+                raise
+            raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
         shell_example = f"{option} {_EXAMPLES[option][1]}"
         example = """{"train.freeze": '"conv1.*"'}""" if is_python else shell_example
         help = f"globs and paths need their own quotes: {example}"
@@ -127,6 +126,18 @@ def _list_values(text: str) -> str | None:
     except NetError:
         return None
     return listed if isinstance(parsed, s.ListLiteral) and len(parsed.items) > 1 else None
+
+
+def _unbracketed_help(key: str, text: str, option: str) -> str | None:
+    """How to write a list without brackets, or a call without its parentheses."""
+    listed = _list_values(text)
+    if listed:
+        runs = "" if option == "--vary" else "; `netdsl sweep --vary` tries several values"
+        return f"several values are a list in brackets: `{option} '{key}{listed}'`{runs}"
+    call = re.fullmatch(r"(\w+),\s*(\w+=.+)", text)
+    if call:
+        return f"arguments go in parentheses: `{option} '{key}{call[1]}({call[2]})'`"
+    return None
 
 
 def _set_entry(file: s.File, kind: str, path: list[str], setting: Setting) -> s.File:

@@ -10,7 +10,7 @@ from netdsl.globs import matches_any_glob, matches_glob, suggest_globs
 from netdsl.language import syntax as s
 from netdsl.language.functions import FUNCTIONS
 from netdsl.language.network import LayerInfo
-from netdsl.language.network_builder import channels_first_hint
+from netdsl.language.network_builder import describe_input, looks_channels_first
 from netdsl.language.program import Program
 from netdsl.language.uses import find_written_net
 from netdsl.layers import LAYERS
@@ -51,8 +51,10 @@ def find_hidden_function(review: Review) -> Iterator[Finding]:
 
 def find_channels_first(subject: Subject) -> Iterator[Finding]:
     for node in subject.network.graph.inputs:
-        doubt = channels_first_hint(node.type.shape[1:])
-        if doubt:
+        shape = node.type.shape[1:]
+        if looks_channels_first(shape):
+            swapped = dims((*shape[1:], shape[0]))
+            doubt = f"{describe_input(shape)}; did you mean {swapped}?"
             yield Finding(doubt, node.span, "shapes are height x width x channels")
 
 
