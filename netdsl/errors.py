@@ -17,7 +17,7 @@ from netdsl.foreign_words import (
     normalize_word,
 )
 from netdsl.limits import MAX_KNOWN_NAMES, MAX_MESSAGE_CHARACTERS, MAX_NAME_CHARACTERS, MAX_NOTES
-from netdsl.text_escaping import escape_line, escape_text
+from netdsl.text_escaping import escape_line, escape_text, quote_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +194,7 @@ def suggest_name(
         found = suggest_word(name, near) if kinds else suggest_spelling(name, near)
     if found is None and 0 < len(names) <= _MAX_LISTED_NAMES:
         start = "it has no counterpart here; " if is_foreign else ""
-        return f"{start}{label or 'known names'}: {', '.join(names)}"
+        return f"{start}{label or 'known names'}: {', '.join(map(quote_name, names))}"
     return found
 
 

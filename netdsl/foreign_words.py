@@ -284,9 +284,6 @@ _ADVICE: dict[str, dict[str, str]] = {
                 "write `add { conv(64, 3x3, pad=same) -> relu | identity }`; a `block` gives it a "
                 "name"
             ),
-            "output": (
-                "the last layer is the output of the net; `output aux: fc(10)` adds a side output"
-            ),
             "lambda": "a `block` names layers of your own",
             "conv1d conv3d": "images have two dimensions: write `conv(8, 3x3)`",
         },

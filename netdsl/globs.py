@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from netdsl.errors import Span, fail, suggest_name
+from netdsl.errors import Span, fail, suggest_spelling
 
 
 def matches_glob(path: str, pattern: str) -> bool:
@@ -30,12 +30,22 @@ def match_globs(
     for pattern, matching_names in found.items():
         if not matching_names:
             message = f'no {noun} matches "{pattern}", given in `{key}`'
-            raise fail(
-                message,
-                span,
-                help=suggest_name(pattern, make_glob_candidates(names), "matching globs"),
-            )
+            raise fail(message, span, help=suggest_globs(pattern, names))
     return found
+
+
+def suggest_globs(pattern: str, names: Sequence[str]) -> str:
+    """A help line for a glob that matches nothing: the one that it resembles, else what would match
+    the first parts of the names."""
+    near = suggest_spelling(pattern, make_glob_candidates(names))
+    if near is not None:
+        return near
+    first = list(dict.fromkeys(n.partition(".")[0] + (".*" if "." in n else "") for n in names))
+    more = f", and {len(first) - _MAX_SHOWN:,} more" if len(first) > _MAX_SHOWN else ""
+    return f"globs that match: {', '.join(first[:_MAX_SHOWN])}{more}"
+
+
+_MAX_SHOWN = 12
 
 
 def make_glob_candidates(names: Iterable[str]) -> set[str]:

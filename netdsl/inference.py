@@ -215,8 +215,8 @@ class Predictor:
         evaluated with its short side resized to each of them; with `flip`, each of these views is
         evaluated with its mirror image too. The scores of the views are averaged as suits the
         loss. `on_predictions` is called with the predictions of every batch and the names of its
-        images. Raises NetError if the data have no confusion matrix although it `needs_confusion`,
-        or one that is too large."""
+        images. Raises NetError if it `needs_confusion` and the data set has no confusion matrix, or
+        one that is too large."""
         data = self.recipe.data
         learning = elaborate(self.program, self.recipe.net, self.recipe.settings(training=True))
         network = self._network(evaluation_batch(learning, data))
@@ -304,7 +304,7 @@ class Predictor:
 
     def _with_known_labels(self, samples: Samples, classes: tuple[str, ...]) -> Samples:
         """The samples of data with these classes, with labels numbered as in the checkpoint. Raises
-        NetError if the data has classes that the checkpoint lacks."""
+        NetError if the data set has classes that the checkpoint lacks."""
         if classes == self.classes:
             return samples
         strange = [c for c in classes if c not in self.classes]

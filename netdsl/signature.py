@@ -238,9 +238,10 @@ class Signature:
         try:
             bound[param.name] = param.type.accept(argument.value)
         except TypeMismatch as wanted:
-            value = format_value(argument.value)
+            value = _format_rejected(argument.value)
             message = f"`{param.name}` of `{self.name}` must be {wanted}, not {value}"
-            help = self._suggest_order(param, argument, arguments)
+            help = None if argument.name else _decimal_comma_help(where)
+            help = help or self._suggest_order(param, argument, arguments)
             help = help or self._suggest_fix(param, argument.value)
             is_unnamed = argument.name is None and len(self.params) > 1
             help = help or (self._format_usage() if is_unnamed else None)
@@ -309,8 +310,11 @@ class Signature:
             f"`{self.name}` takes {_format_count(count, f'{positional}argument')}, "
             f"but got {'one more' if count else 'one'}"
         )
-        if any(isinstance(a.value, Call) for a in arguments):
-            help = f"layers are chained, not nested: `a -> {self.name}`"
+        nested = next((a for a in arguments if isinstance(a.value, Call)), None)
+        if nested is not None:
+            inner = nested.span.text if nested.span else "a"
+            inner = inner if len(inner) <= _MAX_QUOTED_CALL else "a"
+            help = f"layers are chained, not nested: `{inner} -> {self.name}`"
             return Diagnostic(message, where, help)
         words = [a.value.name for a in arguments if isinstance(a.value, Symbol)]
         advice = [found for word in words if (found := find_advice(word, ["value"]))]
@@ -324,7 +328,9 @@ class Signature:
         numbers = [a for a in arguments if a.name is None and isinstance(a.value, int)]
         if self.params and isinstance(self.params[0].type, Shape | Extent) and len(numbers) > 1:
             return Diagnostic(message, where, _size_help(numbers))
-        return Diagnostic(message, where, self._format_usage())
+        if not self.params:
+            return Diagnostic(message, where, f"write `{self.name}`, without arguments")
+        return Diagnostic(message, where, _decimal_comma_help(where) or self._format_usage())
 
     def _make_missing_error(self, param: Param, span: Span | None) -> Diagnostic:
         return Diagnostic(f"`{self.name}` needs `{param.name}`", span, self._format_usage())
@@ -346,6 +352,25 @@ def _find_home(name: str, homes: Mapping[str, str]) -> str | None:
         return homes[name]
     meant = find_counterpart(name, {normalize_word(n): n for n in homes})
     return homes[meant] if meant else None
+
+
+_MAX_QUOTED_CALL = 40
+"""The longest call that a help line repeats."""
+
+
+def _decimal_comma_help(where: Span | None) -> str | None:
+    """How to write a decimal whose comma made two arguments of it, as in `lr=0,1`."""
+    if where is None or not where.text.isdecimal():
+        return None
+    before = re.search(r"=\s*(\d+),$", where.source.text[max(0, where.start - 20) : where.start])
+    return f"a decimal has a point: `{before[1]}.{where.text}`" if before else None
+
+
+def _format_rejected(value: Value) -> str:
+    """A value in a message that it is of the wrong kind: a float looks like one, 1e6 too."""
+    text = format_value(value)
+    is_like_integer = isinstance(value, float) and text.lstrip("-").isdigit()
+    return f"{text}.0" if is_like_integer else text
 
 
 def _size_help(numbers: Sequence[Argument]) -> str:

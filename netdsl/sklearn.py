@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from netdsl.api.arguments import format_settings
 from netdsl.api.net import Net
 from netdsl.api.training import fit_arrays
+from netdsl.data.array_advice import SEVERAL_LABELS_ADVICE
 from netdsl.data.arrays import dataset_from_arrays
 from netdsl.data.samples import Dataset
 from netdsl.language.override import parameter_names
@@ -28,6 +29,7 @@ _base = import_optional("sklearn.base", *_NEED)
 _multiclass = import_optional("sklearn.utils.multiclass", *_NEED)
 _validation = import_optional("sklearn.utils.validation", *_NEED)
 _sparse = import_optional("scipy.sparse", *_NEED)
+_VALIDATION = "data.validation"
 _CLASSES, _INPUTS = "classes", "inputs"
 """The parameters of a net that `fit` sets, if the net has them."""
 
@@ -37,7 +39,9 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
 
     `fit` sets the net's parameter `classes`, if it has one, to the number of classes, and `inputs`
     to the number of features, so that `net mlp(inputs=2, classes=2) { input(inputs) ... }` fits any
-    table. Nothing is held out for validation, and the recipe's expectations are not judged.
+    table. Nothing is held out for validation, so the recipe's `best` does not apply: the best epoch
+    is that with the smallest training loss. `set={"data.validation": 0.1}` holds samples out, and
+    keeps `best`. The recipe's expectations are not judged.
 
     `y` of several labels per sample, 0 and 1 [n, classes], is learned with `loss = bce`, unless the
     recipe has a loss for labels. `predict` then gives such an array, and `predict_proba` the
@@ -80,6 +84,7 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
         is. `y` holds a label for each, or several, 0 and 1 [n, classes]. Raises ValueError or
         NetError if they do not fit."""
         _check_integers(X)
+        _check_lists(y)
         is_multi_label = _multiclass.type_of_target(y) == "multilabel-indicator"
         X, y = _validation.validate_data(
             self,
@@ -124,7 +129,9 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
         }
         found: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         batch = min(self.batch or recipe.data.batch, max(1, len(X) // recipe.accumulate))
-        found |= {"data.batch": batch, "data.validation": 0}
+        found["data.batch"] = batch
+        if _VALIDATION not in (self.set or {}):
+            found |= {_VALIDATION: 0, "train.best": None}
         if self._is_multi_label and recipe.loss.probabilities == "softmax":
             found["train.loss"] = "bce"
         known = {_CLASSES: len(self.classes_), _INPUTS: math.prod(X.shape[1:])}
@@ -161,6 +168,19 @@ def _shape_samples(X: Array, shape: tuple[int, ...]) -> Array:
     can_reshape = X.ndim == 2 or len(shape) == 1
     fits = can_reshape and math.prod(X.shape[1:]) == math.prod(shape)
     return X.reshape(len(X), *shape) if fits else X
+
+
+def _check_lists(y: Any) -> None:
+    """Raises ValueError for lists of names, several labels a sample."""
+    is_list = y.dtype.kind in "OUS" if isinstance(y, np.ndarray) else isinstance(y, Sequence)
+    rows = y if is_list else ()
+    if any(
+        not isinstance(row, str)
+        and isinstance(row, Sequence | Set | np.ndarray)
+        and any(isinstance(name, str) for name in row)
+        for row in rows
+    ):
+        raise ValueError(f"y holds lists of names; {SEVERAL_LABELS_ADVICE}")
 
 
 def _check_integers(X: Any) -> None:

@@ -26,6 +26,12 @@ def escape_line(text: str) -> str:
     return escape_text(text).replace("\n", r"\n").replace("\t", r"\t")
 
 
+def quote_name(name: str) -> str:
+    """A name as an entry of a list in a message: in quotes if its end would not be seen."""
+    is_clear = name and name == name.strip() and not any(c in name for c in ',;"')
+    return escape_line(name) if is_clear else f'"{escape_line(name)}"'
+
+
 def _is_unsafe(c: str) -> bool:
     return unicodedata.category(c) in _UNSAFE_CATEGORIES
 

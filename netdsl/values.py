@@ -88,7 +88,18 @@ def format_value(value: object) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, tuple):
-        return "[" + ", ".join(map(format_value, value)) + "]"
+        return "[" + ", ".join(map(_format_entry, value)) + "]"
     if isinstance(value, float):
         return f"{value:.12g}"
     return str(value)
+
+
+def _format_entry(entry: object) -> str:
+    """An entry of a list. A name, a text or a call with a number is written as a pair: `("8", 5)`;
+    the language has one value for pairs and lists of two."""
+    if isinstance(entry, tuple) and len(entry) == 2:
+        first, second = entry
+        is_number = second is None or isinstance(second, int | float)
+        if is_number and first is not None and not isinstance(first, int | float | tuple | Size):
+            return f"({format_value(first)}, {format_value(second)})"
+    return format_value(entry)

@@ -3230,6 +3230,22 @@ FAULTS = (
         ("tests/test_sweep.py::test_a_run_of_another_recipe_is_refused",),
     ),
     Fault(
+        "finished-run-changed",
+        "train",
+        "netdsl/training/store/resume.py",
+        "if is_complete and progress.is_finished(recipe):",
+        "if False:",
+        ("tests/test_resume.py::test_a_finished_run_goes_on_with_more_epochs",),
+    ),
+    Fault(
+        "sweep-metric-unasked",
+        "train",
+        "netdsl/training/run/sweep.py",
+        "self.on_phase,\n                self.metrics,",
+        "self.on_phase,",
+        ("tests/test_sweep.py::test_a_metric_is_measured_where_it_is_asked_for",),
+    ),
+    Fault(
         "untested-run-finished",
         "train",
         "netdsl/training/store/finished_run.py",
@@ -3257,8 +3273,8 @@ FAULTS = (
         "same-run-twice",
         "train",
         "netdsl/training/run/sweep.py",
-        "if first is not run:",
-        "if first is None:",
+        "if first is run:",
+        "if True:",
         ("tests/test_sweep.py::test_what_is_wrong_is_said_before_anything_runs",),
     ),
 )

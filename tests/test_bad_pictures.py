@@ -72,8 +72,8 @@ def test_a_run_that_a_bad_picture_ends_goes_on_to_the_same_bits(
     code, _, err = netdsl("train", "colours.net", "--out", "run", *DEVICE)
     assert code == 2
     assert f"{part}/red/003.jpg is not a readable picture" in err
-    assert "continue with `--resume`" in err
-    assert "--set data.on_bad_picture=skip" in err
+    assert "then resume the run" in err
+    assert "a resumed run may set `data.on_bad_picture=skip`" in err
     assert (tmp_path / "run" / "last.safetensors").is_file()
     code, _, err = netdsl("train", "--resume", "run", *DEVICE)
     assert code == 2

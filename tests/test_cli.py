@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from netdsl import cli
 from tests.conftest import ROOT
 from tests.processes import NETDSL, TIME_LIMIT, run_process, start_process, wait_for
 
@@ -30,6 +32,14 @@ def test_help_teaches_with_an_example_for_each_command(netdsl: Any) -> None:
         code, text, _ = netdsl(command, "--help")
         assert code == 0
         assert f"Example: netdsl {command}" in text
+
+
+def test_help_fits_a_terminal() -> None:
+    """Typer fills the first paragraph, and keeps the line breaks of the others."""
+    for command in cli.app.registered_commands:
+        for paragraph in inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")[1:]:
+            lines = paragraph.splitlines()
+            assert len(lines) == 1 or max(map(len, lines)) < 79, (command.callback, paragraph)
 
 
 def loaded(script: str, modules: tuple[str, ...]) -> list[str]:
@@ -279,7 +289,7 @@ def test_resume_is_told_what_it_goes_on_with(netdsl: Any, tmp_path: Path) -> Non
     assert "the run is complete" not in err
     code, _, err = netdsl("train", "--resume", "a")
     assert code == 1
-    assert "the run is complete; `--set train.epochs=N` continues it" in err
+    assert "the run is complete; setting `train.epochs=N` continues it" in err
     code, _, err = netdsl("train", "--resume", "a", "--set", "train.epochs=1")
     assert code == 2
     assert "has trained 2 epochs already, more than `train.epochs = 1`" in err

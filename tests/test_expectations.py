@@ -179,6 +179,13 @@ def test_a_run_meets_what_it_meets(claim: str, accuracy: float, ok: bool) -> Non
     assert f"test_accuracy is {accuracy:.4f}" in met.figures
 
 
+def test_the_figures_are_in_the_order_of_the_text() -> None:
+    condition = parse_expression('val_f1 < test_recall("8") + train_loss', "")
+    given = {"val_f1": 0.9, 'test_recall("8")': 0.1, "train_loss": 0.2}
+    (met,) = judge_expectations([condition], given)
+    assert met.figures == 'val_f1 is 0.9000, test_recall("8") is 0.1000, train_loss is 0.2000'
+
+
 @pytest.mark.parametrize(
     ("value", "sentence"), [(None, "was not measured"), (float("nan"), "is not a number (NaN)")]
 )

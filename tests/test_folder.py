@@ -129,17 +129,21 @@ def test_parts_have_many_names(tmp_path: Path) -> None:
     [
         (["train/a", "train/b", "Train/a", "Train/b"], "both Train and train", "keep one of them"),
         (["train/a", "train/b", "val/a", "Valid/b"], "both Valid and val", "keep one of them"),
-        (["train/a", "train/b", "holdout/a"], "has the classes of train", "val (val or valid or"),
+        (
+            ["train/a", "train/b", "holdout/a"],
+            "has the same classes as train",
+            "val (val or valid or",
+        ),
         (
             ["train/a", "train/b", "val/a", "eval/b"],
-            "eval has the classes of train",
+            "eval has the same classes as train",
             "move it away",
         ),
         (["train/steam", "train/diesel", "plane"], "a part, or a class like plane", "move plane"),
         (["Val/a", "Val/b"], "holds Val, but no train", "DIR/train/CLASS"),
         (
             ["cat/train", "cat/val", "dog/train", "dog/val"],
-            "hold.* the same folders train, val",
+            "contain.* the same folders train, val",
             "",
         ),
         (["cat/Train", "dog/Train"], "the same folders Train", "DIR/train/CLASS"),
@@ -152,10 +156,10 @@ def test_parts_have_many_names(tmp_path: Path) -> None:
         ),
         (
             ["cat/train", "cat/val", "dog/train", "dog/test", "cow"],
-            "holds the parts train, val",
+            "contains the parts train, val",
             "",
         ),
-        (["train/a/dev", "train/a/test", "train/b"], "holds the parts dev, test", ""),
+        (["train/a/dev", "train/a/test", "train/b"], "contains the parts dev, test", ""),
         (["fold1/a", "fold1/b", "fold2/a", "fold2/b"], "the same folders a, b", "DIR/train/CLASS"),
         (["train_set/a", "train_set/b", "val_set/a", "val_set/b"], "the same folders a, b", ""),
         (["x/images/a", "x/images/b", "y/images/a", "y/images/b"], "the same folders a, b", ""),
@@ -441,7 +445,7 @@ def loaded(folder: Path, skip_bad: bool = False) -> Dataset:
         ),
         (
             lambda d: (write(d, 1), (d / "blue").mkdir()),
-            "blue holds no pictures",
+            "blue contains no training pictures",
             "move it",
         ),
         (
@@ -581,7 +585,7 @@ def test_a_run_on_pictures_resumes_to_the_same_bits(netdsl: Any, pictures: Path)
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (("classes=2", "classes=5"), "the data has 2 classes, but the net gives 5 scores"),
+        (("classes=2", "classes=5"), "the data set has 2 classes, but the net gives 5 scores"),
         (("[resize(14), center_crop]", "[hflip]"), "`hflip` is random"),
         (("hflip, lighting", "random_crop(12)"), "12 black pixels around"),
         (("input(12x12x3)", "input(12x12x1)"), "needs red, green and blue"),

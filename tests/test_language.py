@@ -17,6 +17,7 @@ from netdsl.language.network import Network
 from netdsl.language.override import override
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, build_program, load_program
+from netdsl.training.recipe.recipe import resolve_recipe
 
 
 def of(text: str) -> Program:
@@ -297,6 +298,16 @@ train fast { epochs = 1 }
     assert expected in format_file(override(parse(text), [setting]))
 
 
+@pytest.mark.parametrize("setting", ["train.epoch=5", "train.optimizer.lrr = 0.5"])
+def test_a_wrong_setting_is_marked_from_its_key_on(setting: str) -> None:
+    text = "net a { input(8); fc(3) }\ndata { }\ntrain { optimizer = sgd }"
+    with pytest.raises(NetError) as e:
+        resolve_recipe(build_program(override(parse(text), [setting])))
+    span = e.value.diagnostics[0].span
+    assert span is not None
+    assert span.text == setting
+
+
 @pytest.mark.parametrize(
     "setting",
     ["epochs", "=3", "train.optimizer.x.y=3", "nothing=3", "c=", "c=1 2", "c=1 } net b {"],
@@ -304,6 +315,22 @@ train fast { epochs = 1 }
 def test_odd_overrides_are_refused(setting: str) -> None:
     with pytest.raises(NetError):
         override(parse("net a(c=3) { input(8); fc(c) }\ntrain { optimizer = sgd }"), [setting])
+
+
+@pytest.mark.parametrize(
+    ("setting", "help"),
+    [
+        ("train.schedule=cosine,warmup=3", "`--set 'train.schedule=cosine(warmup=3)'`"),
+        ("train.seed=1,2", "`--set 'train.seed=[1,2]'`"),
+        ("train.optimizer='adam'", "write `adam`, without quotes"),
+        ("train.epochs='5'", "write `5`, without quotes"),
+        ("train.freeze='conv1.*'", 'write `"conv1.*"`'),
+    ],
+)
+def test_a_setting_with_a_comma_or_single_quotes(setting: str, help: str) -> None:
+    with pytest.raises(NetError) as e:
+        override(parse("net a { input(8); fc(3) }\ntrain { optimizer = sgd }"), [setting])
+    assert help in (e.value.diagnostics[0].help or "")
 
 
 def test_the_same_text_gives_the_same_graph() -> None:

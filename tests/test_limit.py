@@ -176,6 +176,7 @@ def test_a_limited_run_resumes(netdsl: Any, tmp_path: Path) -> None:
     assert json.loads(out)["main"]["images"] == 1186
     code, out, _ = netdsl("train", "a.net", "--dry-run")
     assert "1,186 of 1,294, by `limit`" in out
+    assert 'limit = [("8", 0.05)]' in out
 
 
 def test_arrays_are_limited(tmp_path: Path) -> None:
@@ -187,3 +188,9 @@ def test_arrays_are_limited(tmp_path: Path) -> None:
     place = {"file": tmp_path / "a.net", "out": tmp_path / "run"}
     result = netdsl.train(**place, data=data, set={"data.limit": 20})
     assert result.history[0]["step"] == 4
+
+
+def test_a_float_in_a_message_looks_like_one() -> None:
+    with pytest.raises(NetError, match="must be a number of images") as e:
+        job_of("1e6")
+    assert e.value.diagnostics[0].message.endswith("not 1000000.0")

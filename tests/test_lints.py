@@ -214,3 +214,20 @@ def test_train_and_dry_run_report_them_of_every_stage(netdsl: Any, tmp_path: Pat
         if "--json" in args:
             json.loads(out)
     assert [w.lint for w in recipe_warnings(build_program(parse(text)), "apart")] == ["late-step"]
+
+
+def test_scores_that_a_block_clips_are_mended_in_the_net(tmp_path: Path) -> None:
+    """Not in the block, which other layers of the net use too."""
+    (tmp_path / "base.net").write_text(
+        "block cr(c) { conv(c, 1) -> relu }\n"
+        "net base(classes=7) {\n  input(8x8x1)\n  s: cr(4)\n"
+        "  h: cr(classes) -> globalavgpool\n}\n"
+    )
+    recipe = 'train { net = mine, init = weights("w", except="h.*") }'
+    path = tmp_path / "mine.net"
+    path.write_text(f'use "base.net"\nnet mine = base(classes=10)\n{DATA}{recipe}\n')
+    (found,) = check_program(load_program(str(path)))[1]
+    assert found.lint == "dying-scores"
+    assert found.span is not None
+    assert found.span.text.strip() == "h: cr(classes) -> globalavgpool"
+    assert "`h: conv(10, 1) -> globalavgpool`" in str(found.help)

@@ -304,8 +304,8 @@ def test_a_batch_can_be_memorised_with_class_weights(netdsl: Any, tmp_path: Path
     assert json.loads(out)["last"] < 0.011
     code, out, err = netdsl("train", "a.net", "--dry-run")
     assert code == 0, err
-    assert 'bce(smoothing=0.2, class_weights=[["3", 2]])' in out
-    assert "class weights of bce: 0 1, 1 1, 2 1, 3 2, " in out
+    assert 'bce(smoothing=0.2, class_weights=[("3", 2)])' in out
+    assert "class weights of bce: 0 1, 1 1, 2 1, 3 2, 4 1, 5 1, 6 1, 7 1, 8 1, 9 1\n" in out
 
 
 # ---- class weights

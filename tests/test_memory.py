@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_told_with_what_would() -> None:
     with pytest.raises(NetError) as e:
         Trainer(build_program(parse(text(), "wide.net")), None, small(there))
     (d,) = e.value.diagnostics
-    assert re.match(r"a run takes [\d.]+ MB of memory, but only [\d.]+ MB are free", d.message)
+    assert re.match(r"a run needs [\d.]+ MB of memory, but only [\d.]+ MB are free", d.message)
     assert d.notes[0].startswith("weights 62.6 kB, ")
     assert "stem" in d.notes[1]
     assert "512x8x8x64 float32, 8.4 MB, wide.net:3" in d.notes[1]

@@ -235,7 +235,8 @@ def test_floats_are_mixed(tmp_path: Path) -> None:
     ("given", "message", "help"),
     [
         (text("mixup", batch=1), "`mixup` mixes the images of a batch", "larger `batch`"),
-        (text("cutmix", shape="64"), "`cutmix` cuts boxes out of pictures", "`mixup` mixes"),
+        (text("mixup, mixup(p=1)"), "`mixup` is listed twice", "`p` is the probability"),
+        (text("cutmix", shape="64"), "`cutmix` cuts boxes out of pictures", "`mixup` also works"),
     ],
 )
 def test_what_cannot_be_mixed(given: str, message: str, help: str) -> None:

@@ -220,7 +220,7 @@ def external(location: str, offset: int = 0, length: int | None = None) -> Calla
 
 HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
     "lying shape": (lying_shape, "too large for any machine"),
-    "short data": (short_data, "which are not 4x3x3x3"),
+    "short data": (short_data, "which is not 4x3x3x3"),
     "negative shape": (negative_shape, "no valid shape"),
     "unknown type": (unknown_type, "element type 999"),
     "cycle": (cycle, "needs its own result"),

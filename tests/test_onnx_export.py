@@ -314,7 +314,7 @@ def test_what_float16_cannot_hold(netdsl: Any, weights: Path) -> None:
     saved = checkpoint.load(weights)
     states = {**saved.states, "conv1.weight": saved.states["conv1.weight"] * 1e6}
     checkpoint.save(weights, replace(saved, states=states))
-    assert "largest float16: `conv1.weight`" in refused(netdsl, weights, "--half")
+    assert "largest float16 number: `conv1.weight`" in refused(netdsl, weights, "--half")
     states["conv1.weight"] = saved.states["conv1.weight"] * 3e4
     checkpoint.save(weights, replace(saved, states=states))
     assert "`conv1` gives values beyond 65,504" in refused(netdsl, weights, "--half")
@@ -322,7 +322,7 @@ def test_what_float16_cannot_hold(netdsl: Any, weights: Path) -> None:
 
 def test_files_beyond_2_gb(netdsl: Any, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_model, "_MAX_BYTES", 1000)
-    assert "an ONNX file can hold 2 GB" in refused(netdsl, weights)
+    assert "an ONNX file can hold at most 2 GB" in refused(netdsl, weights)
 
 
 def test_suffixes(netdsl: Any, weights: Path) -> None:

@@ -154,7 +154,7 @@ def test_what_the_options_change_is_in_the_report_and_in_the_net(
     assert code == 0
     change = "the weights that read the image are reversed for red, green, blue and multiplied"
     assert f"note: {change}" in out
-    assert "note: the sigmoid at the end stays" in out
+    assert "note: the sigmoid at the end is kept" in out
     assert change[1:] in (tmp_path / "x.net").read_text().replace("\n# ", " ")
     code, out, _ = netdsl("import", "caffe.onnx", "--into", "x.net", "-o", "y.safetensors", "--bgr")
     assert code == 0

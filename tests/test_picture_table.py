@@ -121,8 +121,8 @@ def test_what_is_written_is_read(
         ("image,ant,ant\na.png,1,0\n", ":1:1", "two columns are called `ant`"),
         ("label,image\nant,a.png\n", ":1:1", "first column is `label`"),
         ("image,species\na.png,ant\n", ":1:1", "not clear what the column `species` holds"),
-        ("image,label,age\na.png,ant,3\n", ":1:1", "besides `label`, there are other columns: age"),
-        ("image,label,labels\na.png,x,y\n", ":1:1", "other columns: labels"),
+        ("image,label,age\na.png,ant,3\n", ":1:1", "cannot have the column age"),
+        ("image,label,labels\na.png,x,y\n", ":1:1", "cannot have the column labels"),
         (
             "image,label\na.png,ant\nb.png\n",
             ":3:1",
@@ -148,7 +148,7 @@ def test_what_is_written_is_read(
         (b"image,label\na.png,caf\xe9\n", "", "not UTF-8 text: line 2 has the byte 0xe9"),
         ("image,label\na.png,x\n".encode("utf-16"), "", "not UTF-8 text: line 1"),
         ("image,label\na,x\nb,y\n", "", "write names with their extension: a.png"),
-        ("image,label\nx.png,x\ny.png,y\n", "", "none of the pictures.*`images` in"),
+        ("image,label\nx.png,x\ny.png,y\n", "", "2 pictures to train on, but none.*`images` in"),
         (b" " * (MAX_TABLE_BYTES + 1), "", "more than 64,000,000 bytes"),
     ],
 )

@@ -16,7 +16,7 @@ from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, build_program
+from netdsl.language.program import Program, build_program, load_program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import draw_initial_value
 from netdsl.training.recipe.recipe import resolve_recipe, stage_names
@@ -258,6 +258,12 @@ def test_weights_of_another_run_are_taken_over_by_name(tmp_path: Path) -> None:
     for name in ("stem.conv1.weight", "stem.batchnorm1.running_mean"):
         np.testing.assert_array_equal(state[name], saved[name])
     assert not np.array_equal(state["head.weight"], saved["head.weight"])
+    renamed = NET.replace("stem:", "trunk:")
+    (tmp_path / "other.net").write_text(f"{renamed}train {{ {init} }}")
+    with pytest.raises(NetError, match="weights of the net `small` under other names") as e:
+        Trainer(load_program(str(tmp_path / "other.net")), None, REFERENCE)
+    command = f"import {tmp_path} --into {tmp_path / 'other.net'}:small -o fitted.safetensors"
+    assert f'`netdsl {command} --except "head.*"`' in e.value.render()
     wider = build_program(parse((NET + f"train {{ {init} }}").replace("conv(4", "conv(8")))
     with pytest.raises(NetError) as e:
         Trainer(wider, None, REFERENCE)
@@ -270,6 +276,7 @@ def test_weights_of_another_run_are_taken_over_by_name(tmp_path: Path) -> None:
     [
         ('train { freeze = "stemm.*" }', "no weight matches", "did you mean `stem.*`"),
         ('train { lr_scale = [("haed.*", 2)] }', "given in `lr_scale`", "did you mean `head.*`"),
+        ('train { freeze = "features.*" }', "no weight", "globs that match: stem.*, head.*"),
         ('train { freeze = "*" }', "nothing to train", ""),
         ("train { lr_scale = 3 }", "a list of pairs", ""),
         ("train { loss = [(crossentropy, 1)] }", "unknown loss", "cross_entropy"),
@@ -277,8 +284,8 @@ def test_weights_of_another_run_are_taken_over_by_name(tmp_path: Path) -> None:
         ("train { schedule = step }", "needs `at`", ""),
         ("train { scheduler = cosine }", "no key `scheduler`", "did you mean `schedule`"),
         ("train { after = nowhere }", "no `train` section called", ""),
-        ("train a { after = b }\ntrain b { after = a }", "in a cycle", "after = none"),
-        ("train { after = a }\ntrain a { epochs = 1 }", "in a cycle", "train a"),
+        ("train a { after = b }\ntrain b { after = a }", "form a cycle", "after = none"),
+        ("train { after = a }\ntrain a { epochs = 1 }", "form a cycle", "train a"),
         ('train b { }\ntrain a { after = b, init = weights("x") }', "both set", "none"),
         ("train { patience = 0 }", "at least 1|from 1", ""),
         ("train { ema = 1 }", "below 1", ""),

@@ -343,6 +343,10 @@ def test_a_finished_run_goes_on_with_more_epochs(whole: dict[str, Any], tmp_path
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     go_on(tmp_path)
     assert kept(tmp_path) == whole
+    # other settings would train nothing, and be recorded as those of the figures
+    with pytest.raises(NetError, match="complete after 3 epochs, and these changes do not"):
+        go_on(tmp_path, "train.clip=1")
+    assert kept(tmp_path) == whole
     go_on(tmp_path, "train.epochs=5", "train.patience=none")
     epochs = [x.get("epoch") for x in kept(tmp_path)["metrics.jsonl"]]
     assert epochs == [1, 2, 3, 4, 5, None]
@@ -360,6 +364,9 @@ def begun(out: Path) -> None:
         ("train.seed=2", "`train.seed` cannot be changed in the middle of a run"),
         ("data.validation=0.5", "`data.validation` cannot be changed"),
         ("data.source=mnist", "`data.source` cannot be changed"),
+        ("train.loss=bce", "`train.loss` cannot be changed .* values of one loss"),
+        ("train.loss=cross_entropy(smoothing=0.1)", "`train.loss` cannot be changed"),
+        ("data.eval_transform=[resize(10)]", "`data.eval_transform` cannot be changed"),
         ("train.optimizer=lars", r"no state `conv1.weight.velocity` and .* another `optimizer`"),
         ("train.epochs=many", "must be a whole number"),
     ],

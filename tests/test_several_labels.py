@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def test_the_inventory_is_that_of_the_page(folder: Path, netdsl: Any) -> None:
     assert code == 0
     shown = re.search(r"^```\n(data: .*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert shown
-    assert shown[1] in out
+    name = "digit_attributes.npz"  # with --data, the path where it is
+    assert shown[1].replace(name, str(folder / name)) in out
     _, out, _ = netdsl("train", path, "--dry-run", "--data", str(folder), "--json")
     found = json.loads(out)["main"]["data"]
     assert found["several_labels"]
@@ -110,6 +112,13 @@ def test_eval_and_export_are_of_labels(folder: Path, netdsl: Any) -> None:
     code, out, _ = netdsl("export", str(folder / "run"), "-o", "x.onnx", *REFERENCE)
     assert code == 0
     assert "the sigmoid of each score is the independent probability of its label" in out
+    rebuilt = ("-o", "y.net", "--weights", "y.safetensors", "--rebuild")
+    code, out, _ = netdsl("import", "x.onnx", *rebuilt)
+    assert (code, "its labels are independent" in out) == (0, True)
+    images = np.load(folder / "digit_attributes.npz")["test_images"][:4]
+    before, after = (package.load(path) for path in (folder / "run", "y.safetensors"))
+    assert after.is_multi_label
+    np.testing.assert_allclose(after.probabilities(images), before.probabilities(images), atol=1e-5)
 
 
 NET = """
@@ -162,7 +171,7 @@ def test_a_table_is_trained_on_and_evaluated(table: Path, netdsl: Any) -> None:
         (["train.loss=cross_entropy"], "`loss = bce` learns each label independently"),
         (["train.loss=focal"], "`focal` is for one class per image"),
         (["train.loss=mse"], "use `loss = bce`, or end the net with `sigmoid`"),
-        (["classes=4"], "the data has 3 classes, but the net gives 4 scores"),
+        (["classes=4"], "the data set has 3 classes, but the net gives 4 scores"),
         (["data.sampling=balanced"], "`sampling = balanced` needs one class per image"),
         (["data.validation=24"], "24 samples cannot be held out of 24"),
     ],
@@ -257,6 +266,18 @@ def test_one_label_each_is_said() -> None:
     assert "every image has exactly one label: `labels.argmax(axis=1)`" in lines
     for several in (LABELS, np.eye(3)[classes] * LABELS, np.maximum(np.eye(3)[classes], LABELS)):
         assert "exactly one" not in "\n".join(job(several).inventory.lines())
+
+
+def test_names_in_a_list_show_where_they_end() -> None:
+    images = np.zeros((20, 4), np.float32)
+    data = dataset_from_arrays((images, np.arange(20) % 3))
+    data = replace(data, classes=("bee", "red, ant", "wasp "))
+    text = "\n".join(make_inventory("x", data, data.train, data.train.take(np.arange(0))).lines())
+    assert 'classes: bee, "red, ant", "wasp "\n' in text
+    assert '(bee 7, "red, ant" 7, "wasp " 6)' in text
+    one = dataset_from_arrays((images, np.eye(3, dtype=np.uint8)[np.arange(20) % 3]))
+    text = "\n".join(make_inventory("x", one, one.train, one.train.take(np.arange(0))).lines())
+    assert "20, 1 label per image (" in text
 
 
 def test_many_labels_are_summed_up() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,11 @@ def test_seeds_and_settings_are_those_of_the_recipe() -> None:
     assert "batch = 5" in text
     assert "lr=0.5" in text
     assert "validation = 0" in text
+    choosing = NetClassifier(MLP, epochs=1, set={"train.best": "max(val_f1)"})
+    with pytest.raises(NetError, match="`validation = 0` holds nothing out"):
+        choosing.fit(X, Y)
+    held = {"train.best": "max(val_f1)", "data.validation": 0.2}
+    assert "val_f1" in choosing.set_params(set=held).fit(X, Y).history_[0]
     assert len(NetClassifier(MLP, epochs=1, batch=1000).fit(X, Y).history_) == 1
 
 
@@ -177,3 +183,21 @@ def test_a_loss_for_labels_is_that_of_the_recipe() -> None:
         NetClassifier(MLP, set={"train.loss": "focal"}).fit(X, LABELS)
     with pytest.raises(ValueError, match=r"y should be a 1d array|[Mm]ulti-?output"):
         NetClassifier(MLP).fit(X, np.stack([Y, Y], axis=1))
+
+
+def test_the_best_of_a_recipe_needs_samples_that_are_held_out(tmp_path: Path) -> None:
+    text = Path(MLP).read_text().replace("train {", "train { best = max(val_f1),", 1)
+    (tmp_path / "best.net").write_text(text)
+    model = NetClassifier(tmp_path / "best.net", **REFERENCE, epochs=1)
+    assert "best = none" in model.fit(X, Y).net_.text
+    held_out = model.set_params(set={"data.validation": 0.2}).fit(X, Y)
+    assert "best = max(val_f1)" in held_out.net_.text
+
+
+@pytest.mark.parametrize(
+    "rows", [[["a", "b"], ["c"]], [["a", "b"], ["c", "a"]], [{"a"}, {"b", "c"}]]
+)
+@pytest.mark.parametrize("make", [list, lambda x: np.array([*map(list, x), []], object)[:-1]])
+def test_lists_of_names_are_answered_with_how_to_make_labels(rows: Any, make: Any) -> None:
+    with pytest.raises(ValueError, match=r"lists of names; .*MultiLabelBinarizer"):
+        NetClassifier(MLP).fit(X[:2], make(rows))

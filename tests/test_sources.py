@@ -198,9 +198,9 @@ LABELS = npy((4,), bytes(4))
     ("images", "complaint"),
     [
         (npy((4, 10**6, 10**6)), "it is damaged"),
-        (npy((4, 5, 5)), "does not have the 100 bytes that its header says"),
+        (npy((4, 5, 5)), "does not have the 100 bytes that its header declares"),
         (npy((4, 2**62, 2**62)), "it is damaged"),
-        (npy((4, 1, 1), bytes(9)), "does not have the 4 bytes that its header says"),
+        (npy((4, 1, 1), bytes(9)), "does not have the 4 bytes that its header declares"),
         (b"\x93NUMPY\x01\x00\x0a\x00{'descr': ((", "the header of `images`"),
         (b"\x93NUMPY\x01\x00\x3c\x00" + b"(" * 60, "the header of `images`"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f" + b" " * 10**7, "the header of `images`"),
@@ -482,5 +482,5 @@ def test_images_of_a_wrong_size_name_their_file(tmp_path: Path) -> None:
         prepare_job(build_program(parse(text)), None)
     assert f"the images of {path} are 5x6x3, but the net needs 5x5x3" in e.value.render()
     text = text.replace("5x5x3", "5x6x3").replace("fc(4)", "fc(3)")
-    with pytest.raises(NetError, match="the data has 4 classes, but the net gives 3"):
+    with pytest.raises(NetError, match="the data set has 4 classes, but the net gives 3"):
         prepare_job(build_program(parse(text)), None)

@@ -149,6 +149,8 @@ def test_an_axis_is_a_key_with_a_list(text: str) -> None:
         (["a", "a"], [], None, [], "the recipe `a` is given twice"),
         (["a"], ["x=[1]", "x=[2]"], None, [], "`x` is given twice"),
         (["a"], ["x=[1, 2, 1, 1]"], None, [], "`x=1` is given 3 times"),
+        (["a"], ["x=[0.1, 0.10]"], None, [], "`x=0.1` and `x=0.10` are the same value"),
+        (["a"], ["x=[sgd(lr=0.1), sgd(lr=1e-1)]"], None, [], "are the same value"),
         (["a"], ["x=[1]"], None, ["x=2"], "`x` is given twice"),
         (["a"], [], "2", ["train.seed=2"], "`train.seed` is given twice"),
         (["a"], ["train.seed=[1, 2]"], None, [], "`train.seed` cannot be varied"),
@@ -333,13 +335,30 @@ def test_the_expectations_of_every_run_are_judged(
     assert ("holds in 0 of 2 runs" in err) is (code == 1)
 
 
+def test_a_metric_is_measured_where_it_is_asked_for(sweep: Any, tmp_path: Path) -> None:
+    """It is no part of the recipe: a finished run is not trained again for another metric."""
+    names = ("val_roc_auc", 'test_recall("3")', 'val_f1("8")')
+    args = ("-o", "out", "--csv", "x.csv")
+    code, out, err = sweep("", *args, *(x for name in names for x in ("--metric", name)))
+    assert (code, "was not measured" in out) == (0, False)
+    assert err.endswith("sweep.json and sweep.csv in out; a line for each run in x.csv\n")
+    (row,) = json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]
+    assert [row["metrics"][name]["count"] for name in names] == [1, 1, 1]
+    assert "expect" not in (tmp_path / "out" / "seed=1" / "recipe.net").read_text()
+    code, out, err = sweep("", *args, "--metric", "test_roc_auc")
+    assert "`test_roc_auc` was not measured when these runs were trained" in out
+    assert (code, err.count("finished before")) == (0, 1)
+
+
 def test_a_table_has_the_metrics_that_choose_or_are_chosen(sweep: Any, tmp_path: Path) -> None:
     text = NET.replace("epochs = 1", 'epochs = 1, best = max(val_recall("3"))', 1)
     (tmp_path / "small.net").write_text(text)
-    code, out, err = sweep(":other", "-o", "out")
+    code, _, err = sweep(":other", "-o", "out")
     assert code == 0
-    assert re.search(r"seed=1: val recall of 3 \d+\.\d\d%, [\d.]+ s$", err, re.M)
-    assert '`test_recall("3")` was not measured' in out
+    figures = r"val recall of 3 \d+\.\d\d%, test recall of 3 \d+\.\d\d%"
+    assert re.search(rf"seed=1: {figures}, [\d.]+ s$", err, re.M)
+    (row,) = json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]
+    assert row["metrics"]['test_recall("3")']["count"] == 1
     args = (":other", "-o", "out", "--metric", "test_f1", "--metric", "val_loss", "--json")
     (row,) = json.loads(sweep(*args)[1])["rows"]
     assert [*row["metrics"]] == ["test_f1", "val_loss"]
@@ -351,13 +370,15 @@ REFUSED = [
     (("", "--vary", "train.epochs=[1, 0]"), "must be a whole number from 1 to"),
     (("", "--vary", "width=[1, none]"), "width=none"),
     (("", "--vary", "data.batch=[256, 2000]"), "larger than the"),
-    (("", "--vary", "train.other.epochs=[1, 2]"), "are the same run"),
+    (
+        ("", "--vary", "width=[1, 2]", "--vary", "train.other.epochs=[1, 2]"),
+        "help: `train.other.epochs` changes nothing in this recipe",
+    ),
     (("", "--vary", 'train.init=[none, weights("x")]'), "there is no checkpoint x"),
     ((":none",), "no `train` section called `none`"),
     ((":other,",), "no `train` section called ``"),
     (("", "--metric", "accuracy"), "there is no metric `accuracy`"),
-    (("", "--metric", "val_roc_auc"), "measured only if the recipe requests it"),
-    (("", "--metric", 'val_recall("3")'), 'add `expect val_recall("3") >= 0` to the recipe'),
+    (("", "--metric", 'test_recall("three")'), "the data set has no class `three`"),
     (("", "--metric", "val_f1 +"), "--metric val_f1 +"),
     (("", "--csv", "none/x.csv"), "there is no folder"),
     (("", "--csv", "small.net"), "is a file that this command reads"),
@@ -405,7 +426,9 @@ def test_other_data_are_not_compared(sweep: Any, tmp_path: Path) -> None:
         code, out, err = sweep("", "-o", "out", "--json")
         if code == 0:
             assert "test_accuracy" not in json.loads(out)["runs"][0]["metrics"]
-            assert "finished before" in sweep("", "-o", "out")[2]
+            _, table, again = sweep("", "-o", "out")
+            assert "finished before" in again
+            assert "was not measured" not in table  # nobody asked for a test accuracy
     assert code == 1
     assert "the data set is not the one" in err
 

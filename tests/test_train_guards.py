@@ -295,7 +295,7 @@ def test_an_output_gives_one_score_a_class(classes: int, fits: bool) -> None:
         check_classes(network, names)
         return
     with pytest.raises(
-        NetError, match=f"the data has {classes} classes, but the net gives 2 scores"
+        NetError, match=f"the data set has {classes} classes, but the net gives 2 scores"
     ):
         check_classes(network, names)
 

@@ -268,7 +268,7 @@ TEST = 'use "lib.net"\ntest { params == 90 }\n'
         ),
         (RECIPE + "net own = wide", "summary a.net", "or write `net own = wide(width=VALUE)`"),
         ('use "lib"', "check a.net", 'did you mean `use "lib.net"`?'),
-        (RECIPE, "summary a.net:wide", "set it with `--set width=VALUE`, or write `net my = wide("),
+        (RECIPE, "summary a.net:wide", "set `width=VALUE`, or write `net my = wide("),
     ],
 )
 def test_how_to_name_a_used_net(

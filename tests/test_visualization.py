@@ -250,4 +250,4 @@ def test_a_dead_channel_is_told(netdsl: Any, tmp_path: Path) -> None:
     path = kept(tmp_path, **{"c.conv1.weight": -np.ones((2, 3, 3, 3))})
     code, _, err = netdsl("visualize", str(path), "c:1", "-o", "f.png", "--steps", "3")
     assert code == 0
-    assert "there is there is no gradient to follow for c:1" in err
+    assert "there is no gradient to follow for c:1" in err

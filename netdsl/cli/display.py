@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from netdsl.cli.app import echo
 from netdsl.cli.tables import Column, TextTable, figures, make_console
-from netdsl.text_escaping import escape_line
+from netdsl.text_escaping import escape_line, quote_name
 from netdsl.types import format_bytes
 
 if TYPE_CHECKING:
@@ -83,6 +83,9 @@ def show_diff(found: NetworkDiff) -> None:
     )
 
 
+_MAX_CLASS_WEIGHTS = 100
+
+
 def show_dry_run(found: DryRun) -> None:
     echo(found.recipe)
     epochs = f"{found.epochs} epoch{'s' * (found.epochs != 1)}"
@@ -98,8 +101,8 @@ def show_dry_run(found: DryRun) -> None:
         echo(line)
     echo(f"{found.trainable_params:,} of {found.params:,} parameters are trained")
     for loss, weights in found.class_weights:
-        named = tuple(f"{escape_line(c)} {w:.4g}" for c, w in weights.items())
-        echo(f"class weights of {loss}: {_format_names(named)}")
+        named = tuple(f"{quote_name(c)} {w:.4g}" for c, w in weights.items())
+        echo(f"class weights of {loss}: {_format_names(named, _MAX_CLASS_WEIGHTS)}")
     echo(f"precision: {found.precision}")
     _show_memory(found.memory)
     for g in found.globs:
@@ -123,9 +126,9 @@ def _show_memory(memory: Memory) -> None:
     echo(f"  {format_bytes(memory.total):>9}  total")
 
 
-def _format_names(names: tuple[str, ...]) -> str:
-    """The names, without the middle of a long list."""
-    if len(names) > 8:
+def _format_names(names: tuple[str, ...], limit: int = 8) -> str:
+    """The names, without the middle of a list longer than `limit`."""
+    if len(names) > limit:
         names = (*names[:4], f"... {len(names) - 6} more ...", *names[-2:])
     return ", ".join(names) or "nothing"
 

@@ -19,7 +19,7 @@ from netdsl.cli.app import (
     print_error,
     print_json,
 )
-from netdsl.text_escaping import escape_line
+from netdsl.text_escaping import escape_line, quote_name
 
 if TYPE_CHECKING:
     from netdsl.inference import PicturePrediction
@@ -173,4 +173,4 @@ def _format_prediction(prediction: PicturePrediction) -> str:
 
 
 def _format_classes(classes: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(f"{name} {p:.1%}" for name, p in classes)
+    return ", ".join(f"{quote_name(name)} {p:.1%}" for name, p in classes)

@@ -78,13 +78,13 @@ def sweep(
 ) -> int:
     """Train recipes with all combinations of values and seeds, and print a table of the means.
 
-    Keys are the same as for --set: `train.KEY` applies to every recipe of the file, including those
-    that run before another one, and `train.NAME.KEY` only to the recipe NAME. A bare name is a
-    parameter of each recipe's net.
+    Keys are the same as for --set: `train.KEY` applies to every recipe of the
+    file, including those that run before another one, and `train.NAME.KEY`
+    only to the recipe NAME. A bare name is a parameter of each recipe's net.
 
-    Every run has its own directory in DIR, which works with `train --resume`, `eval` and so on. The
-    same command with the same DIR continues a sweep: finished runs are read, others resumed. More
-    values or seeds add runs.
+    Every run has its own directory in DIR, which works with `train --resume`,
+    `eval` and so on. The same command with the same DIR continues a sweep:
+    finished runs are read, others resumed. More values or seeds add runs.
 
     The exit code is 1 if a run fails, or if an expectation of its recipe does not hold.
 
@@ -103,23 +103,27 @@ def sweep(
     recipes = [name.strip() for name in names.split(",")] if names is not None else [None]
     fixed = tuple(map(parse_setting, settings or ()))
     grid = make_grid(recipes, vary or (), seeds, fixed)
-    metrics = parse_metrics(metric or ())
+    asked = parse_metrics(metric or ())
     if csv is not None:
         check_outputs([csv], [Path(path)])
     backend = open_backend(device)
     planned = Sweep(parse_argument(path), grid, fixed)
     warnings: dict[Diagnostic, None] = {}
     with show_progress("reading data"):
-        facts = check_sweep(planned, metrics, data, out, lambda found: warnings.setdefault(found))
+        facts = check_sweep(planned, asked, data, out, lambda found: warnings.setdefault(found))
     print_warnings(warnings)
-    metrics = metrics or default_metrics([row.recipe for row in facts])
+    metrics = asked or default_metrics([row.recipe for row in facts])
+    # a default is measured where that costs nothing
+    measured = asked or tuple(name for name in metrics if not name.metric.needs_scores)
     for note in planned.list_stage_notes():
         echo_stderr(note)
     folder = out if out is not None else create_numbered(Path("sweeps"), path)
     try:
         with show_progress() as display:
             run = partial(_run_quietly, display)
-            runner = SweepRunner(planned, facts, backend, data, folder, run, display.on_phase)
+            runner = SweepRunner(
+                planned, facts, backend, data, folder, run, display.on_phase, measured
+            )
             table = _run_all(runner, metrics, display)
     except KeyboardInterrupt:
         options = [("--vary", vary or ()), ("--metric", metric or ()), ("--set", settings or ())]
@@ -135,8 +139,8 @@ def sweep(
     if as_json:
         print_json(table.as_json(folder))
     else:
-        show_sweep(table)
-    show_failures(table, folder)
+        show_sweep(table, asked)
+    show_failures(table, folder, csv)
     return SavedExitCode(OK if table.ok else CHECK_FAILED)
 
 

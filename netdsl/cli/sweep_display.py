@@ -31,9 +31,10 @@ def format_outcome(
     return f"{outcome.run}: {end}" + (f"; {left:,} left{time_left}" if left else "")
 
 
-def show_sweep(table: SweepTable) -> None:
-    """Prints the table, on a narrow terminal without epochs and seconds, and the first metric again
-    as a grid if exactly two axes vary."""
+def show_sweep(table: SweepTable, asked: Sequence[MetricName]) -> None:
+    """Prints the table, which of the metrics that were `asked` for are missing, and the first
+    metric again as a grid if exactly two axes vary. On a narrow terminal, the table is without
+    epochs and seconds."""
     metrics = [m for m in table.metrics if table.is_measured(m)]
     has_seeds = any(len(row.outcomes) > 1 for row in table.rows)
     has_difference = bool(metrics) and len(table.rows) > 1
@@ -41,9 +42,11 @@ def show_sweep(table: SweepTable) -> None:
     if not shown.fits():
         shown = _make_table(table, metrics, has_difference, has_cost=False)
     shown.show()
-    for metric in table.metrics:
+    for metric in asked:
         if metric not in metrics:
-            echo(f"`{metric}` was not measured")
+            is_old = any(x.is_old for x in table.outcomes)
+            why = " when these runs were trained" if is_old else ""
+            echo(f"`{metric}` was not measured{why}")
     if has_seeds:
         echo("\nmean ± standard deviation over the seeds")
     if has_difference:
@@ -94,12 +97,14 @@ def _show_grid(table: SweepTable, metric: MetricName) -> None:
     TextTable([Column(""), *map(figures, columns)], lines).show()
 
 
-def show_failures(table: SweepTable, out: Path) -> None:
-    """Prints why runs failed, which expectations do not hold, and where the files are."""
+def show_failures(table: SweepTable, out: Path, csv: Path | None) -> None:
+    """Prints why runs failed, which expectations do not hold, and where the files are; `csv` is the
+    file of `--csv`."""
     failed = [x for x in table.outcomes if x.found is None]
     _echo_first([f"{x.run} failed: {x.reason}" for x in failed])
     _echo_first([*_list_failed_expectations(table)])
-    echo_stderr(f"runs, sweep.json and sweep.csv in {out}")
+    lines = f"; a line for each run in {csv}" if csv is not None else ""
+    echo_stderr(f"runs, sweep.json and sweep.csv in {out}{lines}")
 
 
 def _echo_first(lines: Sequence[str]) -> None:

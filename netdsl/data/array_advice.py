@@ -11,6 +11,12 @@ from netdsl.types import Array, dims
 Shape = tuple[int, ...]
 ONE_HOT_ADVICE = "`labels.argmax(axis=1)`, or a column `label` in a table, converts them to classes"
 """What to do about labels [N, classes] of which each image has exactly one."""
+SEVERAL_LABELS_ADVICE = (
+    "several labels an image are 0 and 1, count x classes: "
+    "`sklearn.preprocessing.MultiLabelBinarizer().fit_transform(labels)` makes them of lists of "
+    "names"
+)
+"""What to do about lists of names, several an image."""
 
 
 CHANNELS_LAST = "channels must come last: `images.transpose(0, 2, 3, 1)`"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.data.array_advice import advise_image_type, advise_labels
+from netdsl.data.array_advice import SEVERAL_LABELS_ADVICE, advise_image_type, advise_labels
 from netdsl.data.labels import name_classes, read_labels, read_names
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import NetError, fail, suggest_name
@@ -130,7 +130,9 @@ def _name_parts(given: Any) -> Mapping[str, Any]:
 def _number_classes(parts: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Array]]:
     """The names of the classes, and the labels of each part as samples hold them."""
     keys = {part: f"y_{part}" for part in _PARTS if f"y_{part}" in parts}
-    labels = {part: as_array(parts[key], f"`{key}`", _SEVERAL_HELP) for part, key in keys.items()}
+    labels = {
+        part: as_array(parts[key], f"`{key}`", SEVERAL_LABELS_ADVICE) for part, key in keys.items()
+    }
     names = read_names(parts.get("classes"))
     if all(_are_labels(x.shape, x.dtype) for x in labels.values()):
         found = {part: read_labels(x, f"`{keys[part]}`") for part, x in labels.items()}
@@ -150,19 +152,12 @@ def _number_classes(parts: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str
     }
 
 
-_SEVERAL_HELP = (
-    "several labels per image are 0 and 1, count x classes: "
-    "`sklearn.preprocessing.MultiLabelBinarizer().fit_transform(labels)` converts lists of names "
-    "to this form"
-)
-
-
 def _labels_error(name: str, labels: Array) -> NetError:
     """The error for labels that are neither integers nor names, one per image."""
     header, advice = str(ArrayHeader(name, labels.shape, labels.dtype)), None
     is_whole = labels.dtype.kind != "f" or bool((labels == np.round(labels)).all())
     if labels.ndim == 2 and labels.dtype.kind in "USO":
-        advice = _SEVERAL_HELP
+        advice = SEVERAL_LABELS_ADVICE
     elif is_whole:
         advice = advise_labels(labels.shape, labels.dtype, name)
     wanted = (

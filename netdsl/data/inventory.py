@@ -8,7 +8,7 @@ from typing import Any
 
 from netdsl.data.array_advice import ONE_HOT_ADVICE, describe_doubts
 from netdsl.data.samples import Dataset, Samples
-from netdsl.text_escaping import escape_line
+from netdsl.text_escaping import escape_line, quote_name
 
 TRAIN_SET, VALIDATION_SET, TEST_SET = "to learn from", "to validate with", "to test with"
 MAX_LISTED = 10
@@ -85,17 +85,18 @@ class Inventory:
         if part == TRAIN_SET and self.unlimited is not None:
             text += f" of {self.unlimited:,}, by `limit`"
         if self.is_multi_label:
-            text += f", {sum(numbers) / images:.3g} labels per image"
+            mean = f"{sum(numbers) / images:.3g}"
+            text += f", {mean} label{'s' * (mean != '1')} per image"
         return f"{text} ({self._format_counts(numbers)})"
 
     def _format_counts(self, numbers: tuple[int, ...]) -> str:
         """The images of each class, or how many the rarest and the most frequent have."""
         if len(numbers) <= MAX_LISTED:
-            each = (f"{escape_line(c)} {n:,}" for c, n in zip(self.classes, numbers, strict=True))
+            each = (f"{quote_name(c)} {n:,}" for c, n in zip(self.classes, numbers, strict=True))
             return ", ".join(each)
         low, high = min(numbers), max(numbers)
         if self.is_multi_label:
-            rarest = escape_line(self.classes[numbers.index(low)])
+            rarest = quote_name(self.classes[numbers.index(low)])
             return f"{low:,}, of {rarest}, to {high:,} of each label"
         return f"{low:,}{f' to {high:,}' if high > low else ''} of each class"
 
@@ -167,6 +168,6 @@ def _pluralize(n: int, noun: str) -> str:
 
 def abbreviate(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
-    shown = [escape_line(n) for n in names[:MAX_LISTED]]
+    shown = [quote_name(n) for n in names[:MAX_LISTED]]
     more = [f"and {len(names) - MAX_LISTED:,} more"] if len(names) > MAX_LISTED else []
     return ", ".join([*shown, *more])

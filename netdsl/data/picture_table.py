@@ -111,8 +111,10 @@ def read_table(path: Path, folder: Path) -> Dataset:
         raise fail(message, help=f"set `{SPLIT}` to `{TRAIN}` for some of them")
     index = [np.flatnonzero(parts == name) for name in present]
     bad, samples = _drop_unusable([Samples(pictures[i], labels[i]) for i in index])
-    if not all(map(len, samples)):
-        raise _make_unusable_error(path, folder, rows.names, bad)
+    for part, usable, listed in zip(present, samples, index, strict=True):
+        if not len(usable):
+            names = [rows.names[i] for i in listed]
+            raise _make_unusable_error(path, folder, part, names, bad)
     found = dict(zip(present, samples, strict=True))
     test = found.get(TEST)
     read_test = None if test is None else lambda: test
@@ -142,7 +144,7 @@ _MISSING_HELP = "restore it, or remove its row"
 
 
 def _make_unusable_error(
-    path: Path, folder: Path, names: Sequence[str], bad: Sequence[BadPicture]
+    path: Path, folder: Path, part: str, names: Sequence[str], bad: Sequence[BadPicture]
 ) -> NetError:
     """The error if a part has no usable pictures: most likely the table means another folder, or
     leaves out the end of the names."""
@@ -150,7 +152,9 @@ def _make_unusable_error(
     help = f"names are relative to {folder}; `images` in `csv(...)` names another folder"
     if found is not None:
         help = f"write names with their extension: {escape_line(names[0])}{found}"
-    message = f"none of the pictures that {path} names for a part can be used"
+    purpose = {TRAIN: "to train on", VALIDATION: "to validate with", TEST: "to test with"}[part]
+    count = "one picture" if len(names) == 1 else f"{len(names):,} pictures"
+    message = f"{path} names {count} {purpose}, but none can be used"
     return fail(message, help=help, notes=[e.diagnostics[0].message for e in bad[:3]])
 
 
@@ -185,8 +189,9 @@ def _find_columns(table: CsvFile) -> _Columns:
         raise table.make_error(line, "there is no column of labels", _COLUMNS_HELP)
     if named and len(others) > 1:
         unknown = abbreviate([table.header[i] for i in others if i != named[0]])
-        message = f"besides `{header[named[0]]}`, there are other columns: {unknown}"
-        raise table.make_error(line, message, f"remove them: {_COLUMNS_HELP}")
+        noun = "column" if len(others) == 2 else "columns"
+        message = f"a table with `{header[named[0]]}` cannot have the {noun} {unknown}"
+        raise table.make_error(line, message, f"remove what is not a label: {_COLUMNS_HELP}")
     if not named and len(others) == 1:
         name = escape_line(table.header[others[0]])
         message = f"it is not clear what the column `{name}` holds"

@@ -33,15 +33,22 @@ evaluated."""
 
 
 def write_net_text(
-    structured: StructuredNet, network: Network, origin: str, data: Sequence[str], change: str = ""
+    structured: StructuredNet,
+    network: Network,
+    origin: str,
+    data: Sequence[str],
+    change: str = "",
+    train: Sequence[str] = (),
 ) -> str:
     """The text of a file: where the net comes from and what changed in its weights, the net itself,
-    its test, and a data section with these entries if there are any. Raises NetError if an entry is
-    invalid."""
+    its test, and sections for data and training with these entries if there are any. Raises
+    NetError if an entry is invalid."""
     lines = [*comment_lines(change), structured.text.rstrip(), ""]
     lines += [f"test {structured.name} {{", *_test_lines(network), "}"]
-    if data:
+    if data or train:  # a recipe needs a data section
         lines += ["", "data {", *data, "}"]
+    if train:
+        lines += ["", "train {", *train, "}"]
     text = mark_import(escape_line(origin), format_text("\n".join(lines) + "\n"))
     program = build_program(parse(text, f"{structured.name}.net"), reject_read)
     section = program.find_section("data", None)

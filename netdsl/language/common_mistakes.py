@@ -2,58 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from netdsl.errors import Diagnostic, Span, suggest_name
-
-
-@dataclass(frozen=True)
-class SyntaxErrorContext:
-    """Where parsing failed: at `token`, after `preceding_tokens`, where one of the terminals in
-    `expected` could have followed. What is missing is missing at `end_of_previous`."""
-
-    token: str
-    preceding_tokens: Sequence[str]
-    span: Span
-    end_of_previous: Span
-    expected: set[str]
-
-    @property
-    def previous_token(self) -> str:
-        return self.preceding_tokens[-1] if self.preceding_tokens else ""
-
-    @property
-    def remaining_text(self) -> str:
-        """The text from the token on."""
-        return self.span.source.text[self.span.start :]
-
-    @property
-    def is_adjacent(self) -> bool:
-        """Whether no space separates the token from the text before it."""
-        return not self.span.source.text[self.span.start - 1 : self.span.start].isspace()
-
-    @property
-    def can_end_layer(self) -> bool:
-        """Whether a layer, block or group could have ended before the token."""
-        return "_ARROW" in self.expected and "COMPARE" not in self.expected
-
-    @property
-    def is_in_condition(self) -> bool:
-        """Whether an `if` stands between the token and the brace before it."""
-        before = itertools.takewhile(lambda t: t not in "{}", reversed(self.preceding_tokens))
-        return "if" in before
-
-    def unexpected_token(self, help: str | None) -> Diagnostic:
-        return Diagnostic(f"`{self.token}` does not belong here", self.span, help)
+from netdsl.errors import Diagnostic
+from netdsl.language.foreign_formats import check_foreign_format
+from netdsl.language.items import check_items
+from netdsl.language.syntax_error_context import ITEM_KEYWORDS, NAME, SyntaxErrorContext
 
 
 def find_common_mistake(context: SyntaxErrorContext) -> Diagnostic | None:
     """Returns a diagnostic with a fix if the error is a common mistake."""
     return (
-        _check_foreign_syntax(context)
+        check_foreign_format(context)
+        or _check_foreign_syntax(context)
+        or check_items(context)
         or _check_conditions(context)
         or _check_slices(context)
         or _check_expressions(context)
@@ -61,12 +25,12 @@ def find_common_mistake(context: SyntaxErrorContext) -> Diagnostic | None:
         or _check_names(context)
         or _check_chains(context)
         or _check_punctuation(context)
+        or _check_headers(context)
+        or _check_missing_comma(context)
     )
 
 
-_NAME = re.compile(r"(?!\d)\w+")
 _KEYWORDS = {"let", "shared", "output", "if", "else", "for", "in", "and", "or", "not"}
-_ITEM_KEYWORDS = ("use", "block", "net", "data", "train", "test")
 _CHOICE = "write `a if condition else b`"
 _LAYER_CHOICE = "`if condition { conv(8, 3x3) } else { identity }` chooses among layers"
 _COMPARISONS = {"==", "!=", "<", "<=", ">", ">=", "~"}
@@ -114,29 +78,25 @@ def _check_foreign_syntax(context: SyntaxErrorContext) -> Diagnostic | None:
 
 def _check_names(context: SyntaxErrorContext) -> Diagnostic | None:
     """Checks the items of files and nets, and their names."""
-    if "_BLOCK" in context.expected and _NAME.fullmatch(context.token):
-        return context.unexpected_token(
-            suggest_name(context.token, _ITEM_KEYWORDS, "a file contains")
-        )
     if context.previous_token == "use":
         return context.unexpected_token('quote the file name: `use "blocks.net"`')
     if (
         context.token == "-"
         and context.is_adjacent
-        and _NAME.fullmatch(context.previous_token)
+        and NAME.fullmatch(context.previous_token)
         and context.remaining_text[1:2].isalnum()
     ):
         return context.unexpected_token(
             f"names are made of letters, digits and `_`: `{context.previous_token}_...`"
         )
-    if context.previous_token == "output" and context.token == "(":
+    if context.previous_token == "output" and context.token in ("(", "}", ";", "->"):
         return context.unexpected_token(
             "a side output is `output NAME: ...`; the end of a net is its main output"
         )
     if (
-        context.previous_token in _ITEM_KEYWORDS
+        context.previous_token in ITEM_KEYWORDS
         and context.can_end_layer
-        and _NAME.fullmatch(context.token)
+        and NAME.fullmatch(context.token)
     ):
         return context.unexpected_token(
             f"a `{context.previous_token}` belongs outside nets and blocks"
@@ -146,7 +106,8 @@ def _check_names(context: SyntaxErrorContext) -> Diagnostic | None:
 
 def _check_conditions(context: SyntaxErrorContext) -> Diagnostic | None:
     """Checks comparisons, conditional expressions, and conditions of layers and branches."""
-    if context.token in _COMPARISONS and not {"NAME", "COMPARE"} & context.expected:
+    is_after_value = "_OR" in context.expected and "COMPARE" not in context.expected
+    if context.token in _COMPARISONS and is_after_value:
         help = "comparisons do not chain: write `a < b and b < c`"
         return context.unexpected_token(help)
     can_end = {"RBRACE", "VBAR"} & context.expected and "NAME" not in context.expected
@@ -220,7 +181,7 @@ def _find_repeat_count(tokens: Sequence[str]) -> str | None:
         depth += (tokens[i] in ")]") - (tokens[i] in "([")
         if depth == 0 and tokens[i - 1] == "*":
             return "".join(tokens[i:])
-        if depth == 0 and not (tokens[i] in "([" and _NAME.fullmatch(tokens[i - 1])):
+        if depth == 0 and not (tokens[i] in "([" and NAME.fullmatch(tokens[i - 1])):
             return None
     return None
 
@@ -235,7 +196,8 @@ def _check_arithmetic(context: SyntaxErrorContext) -> Diagnostic | None:
     can_begin_element = "NAME" in context.expected and "NUMBER" not in context.expected
     if can_begin_element and re.match(r"\d+\s*\*", context.remaining_text):
         return context.unexpected_token(f"the repeat count comes last: `relu * {context.token}`")
-    if context.previous_token in ("->", "{", "|") and context.token.isdigit():
+    is_label = re.match(r"\w+\s*:", context.remaining_text)
+    if context.previous_token in ("->", "{", "|") and context.token.isdigit() and not is_label:
         help = f"for a constant in the shape of the input, write `constant({context.token})`"
         return context.unexpected_token(help)
     if (
@@ -257,15 +219,19 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token(
             "a group is written `( ... )`: `(conv(64, 3x3) -> relu) * 2`"
         )
-    if "_ARROW" in context.expected and context.token[0].isdigit():
+    is_list = context.token == "[" and "LPAR" in context.expected and context.can_end_layer
+    if is_list or ("_ARROW" in context.expected and context.token[0].isdigit()):
+        arguments = re.split(r"->|[;|{}]", context.rest_of_line, maxsplit=1)[0].strip()
+        arguments = re.sub(r"^\[(.*)\]$", r"\1", arguments)
+        arguments = re.sub(r"(?<=[\w)]) +(?=\w)", ", ", arguments)
         return context.unexpected_token(
-            f"arguments go in parentheses: `{context.previous_token}({context.token})`"
+            f"arguments go in parentheses: `{context.previous_token}({arguments})`"
         )
-    if context.token == "[" and "LPAR" in context.expected and context.can_end_layer:
-        return context.unexpected_token(
-            f"arguments go in parentheses: `{context.previous_token}(...)`"
-        )
-    starts_layer = _NAME.fullmatch(context.token) is not None and context.token not in _KEYWORDS
+    if context.token[0] == '"' and "NAME" in context.expected and not context.is_value_expected:
+        return context.unexpected_token("names of layers have no quotes")
+    starts_layer = NAME.fullmatch(context.token) is not None and context.token not in _KEYWORDS
+    if "_ARROW" in context.expected and context.token == "(" and context.previous_token == ")":
+        return context.unexpected_token(_second_call_help(context))
     if "_ARROW" in context.expected and (starts_layer or context.token == "("):
         help = "layers are chained with `->`; a statement ends at the end of its line or at `;`"
         return Diagnostic(f"`->` is missing before `{context.token}`", context.span, help)
@@ -276,13 +242,12 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
         )
     if context.token == "+" and context.can_end_layer:
         return Diagnostic("`+` does not join layers", context.span, "write `add { a | b }`")
-    last_name = re.match(r"(?:\.\w+)*\.((?!\d)\w+)", context.remaining_text)
-    if context.token == "." and last_name and _NAME.fullmatch(context.previous_token):
-        near = f"names stand alone, without a module: `{last_name[1]}`"
-        return context.unexpected_token(near)
+    attribute = re.match(r"\.(\w+)\s*=", context.remaining_text)
+    if attribute and context.can_end_layer:
+        return context.unexpected_token(f"a label is written `{attribute[1]}: conv(16, 3x3)`")
     if context.token == "." and context.can_end_layer:
         return context.unexpected_token("layers have plain names: `conv`, `relu`")
-    if context.token in ("-", ">") and context.can_end_layer:
+    if context.token in ("-", ">", "<", "=>") and context.can_end_layer:
         return Diagnostic(f"`{context.token}` does not chain layers", context.span, "write `->`")
     if context.token == context.previous_token == "|" and context.is_in_condition:
         return context.unexpected_token("write `or`")
@@ -294,12 +259,43 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
     return None
 
 
+def _second_call_help(context: SyntaxErrorContext) -> str:
+    """What to write for a layer that is called with its input, `Add()([a, b])`."""
+    inputs = re.match(r"\(\s*\[([\w\s,]+)\]\s*\)", context.remaining_text)
+    if inputs:
+        branches = " | ".join(x.strip() for x in inputs[1].split(",") if x.strip())
+        return f"branches are written in braces: `add {{ {branches} }}`, `concat {{ {branches} }}`"
+    source = re.match(r"\(\s*(\w+)\s*\)", context.remaining_text)
+    name = source[1] if source else "a"
+    return f"a layer is applied with `->`: `{name} -> relu`"
+
+
+def _check_missing_comma(context: SyntaxErrorContext) -> Diagnostic | None:
+    """Checks for two arguments, entries or values with nothing in between."""
+    begins_value = re.match(r"[\w\"\[]", context.token) and context.token not in _KEYWORDS
+    if not begins_value or "COMMA" not in context.expected:
+        return None
+    named = re.match(r"(\w+)(\s*)=(?!=)", context.remaining_text)
+    is_in_section = "RBRACE" in context.expected
+    if named and is_in_section and not named[2] and NAME.fullmatch(context.previous_token):
+        arguments = re.split(r"[;}]", context.rest_of_line, maxsplit=1)[0].strip()
+        help = f"arguments go in parentheses: `{context.previous_token}({arguments})`"
+        return context.unexpected_token(help)
+    if is_in_section:
+        help = "entries are separated by `,` or stand on lines of their own"
+    else:
+        help = "arguments and the entries of lists are separated by `,`"
+    return Diagnostic(f"a `,` is missing before `{context.token}`", context.end_of_previous, help)
+
+
 def _check_punctuation(context: SyntaxErrorContext) -> Diagnostic | None:
     """Checks for `=`, `==`, `:` or a bracket where another of them was meant."""
     if context.token == "=" and "COMPARE" in context.expected:
         return Diagnostic("`=` does not compare", context.span, "write `==`")
     if context.token == "=" and context.previous_token and "LPAR" in context.expected:
         name = context.previous_token
+        if name == "input":
+            return context.unexpected_token("write `input(28x28x1)`")
         help = f"a label is written `{name}: ...`, a number `let {name} = ...`"
         return context.unexpected_token(help)
     if context.token == ":" and context.previous_token in ("in", "not"):
@@ -313,8 +309,41 @@ def _check_punctuation(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token(help)
     if context.token == ":" and "LBRACE" in context.expected:
         return context.unexpected_token("the body of `if` and `for` goes in `{ }`")
-    if context.token == ":" and "EQUAL" in context.expected:
-        return context.unexpected_token(f"write `{context.previous_token} = value`")
+    if context.token == "," and context.expected >= {"LBRACE", "_AS"} and context.is_in_for:
+        entries = re.search(r"\bin\s+([^{}\n]*)\{", context.line)
+        listed = entries[1].strip() if entries else "64, 128"
+        return context.unexpected_token(f"a list has brackets: `for c in [{listed}] {{ ... }}`")
+    if context.token[0].isdigit() and re.match(r"\w+\s*:", context.remaining_text):
+        label = re.match(r"\w+", context.remaining_text)
+        if label and "NAME" in context.expected and not context.is_value_expected:
+            help = f"a label does not begin with a digit: write `x{label[0]}: ...`"
+            return context.unexpected_token(help)
+    if context.previous_token in ("assert", "expect") and context.item_keyword == "test":
+        expectation = re.split(r"[,;}]", context.rest_of_line, maxsplit=1)[0].strip()
+        help = f"a test has no `{context.previous_token}`: write `{expectation}`"
+        return context.unexpected_token(help)
+    return None
+
+
+def _check_headers(context: SyntaxErrorContext) -> Diagnostic | None:
+    """Checks what stands between `for`, `if` or `let` and what follows."""
+    if context.expected == {"COMMA", "_IN"} and context.token != ",":
+        return context.unexpected_token("write `for c in [64, 128] { ... }`")
+    is_body = {"LBRACE", "_OR"} <= context.expected and context.previous_token == ")"
+    if is_body and NAME.fullmatch(context.token) and context.token not in _KEYWORDS:
+        return context.unexpected_token("the body of `if` and `for` goes in `{ }`")
+    listed = re.search(r"\blet\s+\w+\s*=\s*([^;{}#]*)", context.line)
+    is_bare = not {"COMMA", "RPAR", "RSQB", "_IN"} & context.expected
+    if context.token == "," and is_bare and listed:
+        return context.unexpected_token(f"a list is written `[{listed[1].strip()}]`")
+    is_let = list(context.preceding_tokens[-2:-1]) == ["let"]
+    if is_let and context.expected <= {"EQUAL", "LPAR"} | {"NAME"} and context.token != ",":
+        value = context.token if context.token[0].isalnum() else "value"
+        return context.unexpected_token(f"write `let {context.previous_token} = {value}`")
+    if is_let and context.token == "==":
+        return context.unexpected_token("write `=`")
+    if context.token == ":" and context.item_keyword == "test" and "COMMA" in context.expected:
+        return context.unexpected_token(f"write `{context.previous_token} == value`")
     if context.previous_token == "for" and context.token == "(":
         return context.unexpected_token("write `for c in [64, 128] { ... }`")
     return None

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
 from netdsl.errors import Diagnostic, Source, Span
 from netdsl.language.characters import explain_character
-from netdsl.language.common_mistakes import SyntaxErrorContext, find_common_mistake
+from netdsl.language.common_mistakes import find_common_mistake
+from netdsl.language.single_quotes import double_quotes, explain_single_quotes
+from netdsl.language.syntax_error_context import SyntaxErrorContext
 
 RESERVED_WORDS = frozenset(("and", "or", "else"))
 """Words that the grammar never accepts as names."""
@@ -18,6 +22,7 @@ _TOKEN_PATTERN = re.compile(
     r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|\d+(?:x\d+)+(?!\w)|\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?|\w+'
     r"|->|==|!=|<=|>=|//|[^\w\s]"
 )
+_HEADER = re.compile(r"\b(?:block|net|data|train|test|let|shared|output)[ \t]+$")
 _CLOSING_BRACKETS = {"(": ")", "[": "]", "{": "}"}
 _MAX_ERRORS = 20
 _MAX_SECTIONS = 500
@@ -30,22 +35,32 @@ def diagnose(
 
     A section begins with its keyword in the first column. Each is parsed alone, so that an error
     in one does not hide errors in the next, and a missing bracket is reported at the end of its
-    section.
+    section. Single quotes are read as double ones, so that they hide no other error.
     """
     diagnostics: list[Diagnostic] = []
-    for start, end in _split_sections(source.text)[:_MAX_SECTIONS]:
+    doubled = replace(source, text=double_quotes(source.text))
+    for start, end in _split_sections(doubled.text)[:_MAX_SECTIONS]:
+        found = list(islice(explain_single_quotes(source, start, end), _MAX_ERRORS))
         try:
-            parse(Source(source.name, source.text[start:end]))
+            parse(Source(source.name, doubled.text[start:end]))
         except UnexpectedInput as e:
-            diagnostics.append(_explain(source, start, end, e, start))
-        if len(diagnostics) == _MAX_ERRORS:
+            found.append(_move(_explain(doubled, start, end, e, start), source))
+        diagnostics += sorted(found, key=lambda d: d.span.start if d.span else 0)
+        if len(diagnostics) >= _MAX_ERRORS:
             break
-    return diagnostics or [_explain(source, 0, len(source.text), error)]
+    return diagnostics[:_MAX_ERRORS] or [_explain(source, 0, len(source.text), error)]
+
+
+def _move(diagnostic: Diagnostic, source: Source) -> Diagnostic:
+    """The same diagnostic, at the same place of another source."""
+    span = diagnostic.span
+    return replace(diagnostic, span=replace(span, source=source) if span else None)
 
 
 def diagnose_expression(source: Source, start: int, error: UnexpectedInput) -> Diagnostic:
     """Explains the syntax error in the expression that begins at `start` in `source`."""
-    return _explain(source, start, len(source.text), error)
+    quotes = explain_single_quotes(source, start, len(source.text))
+    return next(quotes, None) or _explain(source, start, len(source.text), error)
 
 
 def _split_sections(text: str) -> list[tuple[int, int]]:
@@ -64,8 +79,8 @@ def _explain(
         end if at_end_of_text or error.pos_in_stream is None else error.pos_in_stream + offset
     )
     tokens = [w for w in _TOKEN_PATTERN.finditer(source.text, start, end) if w[0][0] != "#"]
-    preceding = [w for w in tokens if w.start() < position]
-    token = next((w for w in tokens if w.start() >= position and w.end() > position), None)
+    preceding = [w for w in tokens if w.end() <= position]
+    token = next((w for w in tokens if w.end() > position), None)
     previous = preceding[-1] if preceding else None
     if isinstance(error, UnexpectedCharacters):
         bad_character = _check_character(source, position)
@@ -118,15 +133,23 @@ def _check_character(source: Source, position: int) -> Diagnostic | None:
         m = re.compile(r"[\w.]+").match(text, position)
         assert m is not None
         help = "put an operator or a space in between: a size is `3x3`, a product `4*c`"
-        if re.fullmatch(r"[\d.]+", m[0]):
+        if bounds := re.fullmatch(r"(\d+)\.\.(\d{1,9})", m[0]):
+            help = f"`range({bounds[1]}, {int(bounds[2]) + 1})` is [{bounds[1]}, ..., {bounds[2]}]"
+        elif re.fullmatch(r"[\d.]+", m[0]):
             help = "numbers are written `12`, `0.5` or `1e-4`"
+        elif _HEADER.search(text[max(0, position - 80) : position]):
+            help = "names begin with a letter or `_`"
+        elif unit := re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([kKmM])", m[0]):
+            number = round(float(unit[1]) * (1_000 if unit[2] in "kK" else 1_000_000))
+            help = f"write the number out: `{number:_}`"
         return Diagnostic(f"`{m[0]}` is neither a number nor a name", _match_span(source, m), help)
     if text[position] == '"':
         end = text.find("\n", position)
         span = Span(source, position, end if end > position else len(text))
         return Diagnostic("this string has no closing quote", span, 'end it with `"` on its line')
     if text[position] == "'":
-        return Diagnostic('strings are quoted with `"`', Span(source, position, position + 1))
+        span = Span(source, position, position + 1)
+        return Diagnostic('strings are quoted with `"`', span, 'begin and end it with `"`')
     if text[position] == "." and re.match(r"\.\d", text[position : position + 2]):
         return Diagnostic(
             "a number begins with a digit", Span(source, position, position + 2), "write `0.5`"

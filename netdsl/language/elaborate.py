@@ -19,12 +19,12 @@ from netdsl.language.frame import (
     NameScope,
     OptionalChainValue,
     SharedChain,
-    duplicate_name_error,
     format_call,
     join_path,
 )
 from netdsl.language.lookup import (
     LAYER_IN_LET,
+    duplicate_label_error,
     find_layer,
     is_layer,
     suggest_for_items,
@@ -186,9 +186,8 @@ class _Elaborator:
         if chain.label is None:
             return self._visit_elements(chain.elements, current, frame)
         if not frame.is_repeated and chain.label in frame.name_scope.used_names:
-            self._report_error(
-                duplicate_name_error(frame.name_scope, chain.label), frame, chain.span
-            )
+            path = join_path(frame.name_scope.path, chain.label)
+            self._report_error(duplicate_label_error(chain, path, self.program), frame)
             return MissingValue.INVALID
         first = chain.elements[0]
         if (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from netdsl.errors import Span, fail, suggest_alias, suggest_word
+from netdsl.errors import NetError, Span, fail, suggest_alias, suggest_word
 from netdsl.language import syntax as s
 from netdsl.language.characters import describe_foreign_letters
 from netdsl.language.evaluate import Function, InvalidValue, Unknown
@@ -16,6 +16,8 @@ from netdsl.layers.init import INITIALISERS
 from netdsl.signature import INDEX_NAMES, suggest_for_value
 from netdsl.values import Call, Size, Symbol, Value, format_value
 
+_MAX_SHORT_NAME = 2
+"""Names up to this length are rather labels than misspelt layers."""
 LAYER_IN_LET = "`let` names numbers and lists, not layers"
 
 
@@ -59,6 +61,9 @@ def suggest_for_unknown_layer(name: str, labels: Iterable[str], program: Program
         return f"`{name}` is a function of numbers, not a layer"
     if program.has_net(name):
         return f"`{name}` is a net; only blocks can be used as layers: put its body into a `block`"
+    if name == "output":
+        return "a net gives what its last line gives; a side output is `output NAME: ...`"
+    labels = list(labels)
     known = [*LAYERS, *program.blocks, *labels, "input"]
     if suggestion := suggest_alias(name, known, ["layer"]):
         return suggestion
@@ -66,6 +71,9 @@ def suggest_for_unknown_layer(name: str, labels: Iterable[str], program: Program
     if letters := describe_foreign_letters(name):
         return letters
     near = suggest_word(name, known)
+    if labels and len(name) <= _MAX_SHORT_NAME:
+        listed = ", ".join(f"`{label}`" for label in labels[:8])
+        return f"the labels up to here are {listed}. Otherwise {define}"
     return f"{near} Otherwise {define}" if near else define
 
 
@@ -79,6 +87,20 @@ def _find_later_label(step: s.Step, program: Program) -> str | None:
                 line, _ = chain.span.position
                 return f"the label `{step.name}` is in line {line}; it can be used only after that"
     return None
+
+
+def duplicate_label_error(chain: s.Chain, path: str, program: Program) -> NetError:
+    """The error for a label that is taken, with the line of the first one."""
+    help = "layers without a label are called conv1, conv2, ...; choose another name"
+    for item in (*program.items, *program.blocks.values()):
+        if not _contains(item.span, chain.span):
+            continue
+        for other in s.walk(item):
+            if isinstance(other, s.Chain) and other.label == chain.label and other is not chain:
+                line, _ = other.span.position
+                help = f"the first `{chain.label}` is in line {line}; choose another name"
+                break
+    return fail(f"two things here are called `{path}`", chain.span, help=help)
 
 
 def _contains(outer: Span, inner: Span) -> bool:

@@ -166,16 +166,7 @@ class NetworkBuilder:
                 )
         except NetError as e:
             explained = _add_origin_notes(e, call)
-            layout_hints = (
-                channels_first_hint(c.shape)
-                for c, _ in self.call_results
-                if isinstance(c, InputCall)
-            )
-            hints = (_positional_arguments_hint(call), *layout_hints)
-            notes = tuple(hint for hint in hints if hint)
-            raise NetError(
-                *(replace(d, notes=d.notes + notes) for d in explained.diagnostics)
-            ) from None
+            raise NetError(*(self._add_layout(d, call) for d in explained.diagnostics)) from None
         emitted = list(islice(reversed(self.b.nodes), len(self.b.nodes) - node_count))
         self.budget.spend_steps(STEPS_PER_LAYER + len(emitted), span)
         for node in emitted:
@@ -201,6 +192,19 @@ class NetworkBuilder:
         origin = inputs[0].origin if keeps_shape else ShapeOrigin(call.text, span, call.caller)
         return ChainValue(y, origin, len(self.call_results))
 
+    def _add_layout(self, diagnostic: Diagnostic, call: LayerCall) -> Diagnostic:
+        """Adds how arguments and input were read, if they look like another framework's order. The
+        help is then how to write that order."""
+        notes = [_positional_arguments_hint(call)]
+        fixes = [_input_channels_fix(call)]
+        for other, _ in self.call_results:
+            if isinstance(other, InputCall) and looks_channels_first(other.shape):
+                notes.append(describe_input(other.shape))
+                fixes.append(f"did you mean `input({dims((*other.shape[1:], other.shape[0]))})`?")
+        fix = next((f for f in fixes if f), diagnostic.help)
+        shown = tuple(note for note in notes if note)
+        return replace(diagnostic, notes=diagnostic.notes + shown, help=fix)
+
 
 def _call_stack_notes(d: Diagnostic, calls: Sequence[CallSite]) -> list[str]:
     """Notes on the calls that led to an error, innermost first, without those already in it."""
@@ -213,17 +217,18 @@ def _call_stack_notes(d: Diagnostic, calls: Sequence[CallSite]) -> list[str]:
     ]
 
 
-def channels_first_hint(shape: tuple[int, ...]) -> str | None:
-    """A hint for an input whose shape looks like channels x height x width."""
+def looks_channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether the shape of an input looks like channels x height x width."""
     if len(shape) != 3:
-        return None
+        return False
     c, h, w = shape
-    if min(h, w) <= 3 or not (c == 3 or (c == 1 and h == w)):
-        return None
-    return (
-        f"input({dims(shape)}) is an image {c} high and {h} wide with {w} channels; "
-        f"did you mean {dims((h, w, c))}?"
-    )
+    return min(h, w) > 3 and (c == 3 or (c == 1 and h == w))
+
+
+def describe_input(shape: tuple[int, ...]) -> str:
+    """How the shape of an image is read."""
+    h, w, c = shape
+    return f"input({dims(shape)}) is an image {h} high and {w} wide with {c} channels"
 
 
 def _positional_arguments_hint(call: LayerCall) -> str | None:
@@ -236,6 +241,17 @@ def _positional_arguments_hint(call: LayerCall) -> str | None:
     named_arguments = [replace(a, name=p.name) for a, p in zip(positional, params, strict=False)]
     text = format_call(call.step.name, named_arguments)
     return f"read as {text}; input channels are always inferred"
+
+
+def _input_channels_fix(call: LayerCall) -> str | None:
+    """What to write for a convolution whose first argument is the channels of its input."""
+    params = call.layer.signature.params
+    positional = [a for a in call.arguments if a.name is None]
+    if len(positional) < 3 or params[0].name != "channels" or len(call.inputs) != 1:
+        return None
+    if positional[0].value != call.inputs[0].node.type.shape[-1]:
+        return None
+    return f"did you mean `{format_call(call.step.name, call.arguments[1:])}`?"
 
 
 def _add_origin_notes(error: NetError, call: LayerCall) -> NetError:

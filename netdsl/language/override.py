@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from netdsl.errors import NetError, fail, suggest_name
+from netdsl.errors import NetError, Span, fail, suggest_name
 from netdsl.language import syntax as s
 from netdsl.language.parse import parse_expression
-from netdsl.language.uses import NetTable, VisibleNet, own_nets
-from netdsl.limits import MAX_CHAIN_LENGTH
+from netdsl.language.unparse import expression_text
+from netdsl.language.uses import NetTable, VisibleNet, find_written_net, own_nets
 
 
 class PythonSetting(str):
@@ -29,6 +29,16 @@ class Setting:
 
     key: str
     value: s.Expression
+
+    def __str__(self) -> str:
+        return f"{self.key}={expression_text(self.value)}"
+
+    @property
+    def span(self) -> Span:
+        """The span of key and value, or of the value alone if it is not all of the setting."""
+        span = self.value.span
+        before = re.search(rf"{re.escape(self.key)}\s*=\s*$", span.source.text[: span.start])
+        return span if before is None else replace(span, start=before.start())
 
     @property
     def target_section(self) -> str:
@@ -78,7 +88,7 @@ def override(
     for setting in sorted(parsed, key=lambda x: x.target_section in names):
         kind, *path = setting.key.split(".")
         if kind in ("train", "data") and path:
-            file = _set_entry(file, kind, path, setting.value, setting.key)
+            file = _set_entry(file, kind, path, setting)
         else:
             file = _set_param(file, setting.key, setting.value, net, used or {}, homes)
     return file
@@ -97,12 +107,11 @@ def _parse_value(setting: str, text: str, option: str) -> s.Expression:
             return parse_expression(text, before, "set")
         return parse_expression(text, f"{option} {before}")
     except NetError as e:
-        listed = _list_values(text)
-        if listed:
-            help = f"several values are a list in brackets: `{option} '{before}{listed}'`"
-            raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
         if not _UNQUOTED_TEXT.fullmatch(text):
-            raise
+            help = None if is_python else _unbracketed_help(before, text, option)
+            if help is None:
+                raise
+            raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
         shell_example = f"{option} {_EXAMPLES[option][1]}"
         example = """{"train.freeze": '"conv1.*"'}""" if is_python else shell_example
         help = f"globs and paths need their own quotes: {example}"
@@ -119,7 +128,20 @@ def _list_values(text: str) -> str | None:
     return listed if isinstance(parsed, s.ListLiteral) and len(parsed.items) > 1 else None
 
 
-def _set_entry(file: s.File, kind: str, path: list[str], value: s.Expression, key: str) -> s.File:
+def _unbracketed_help(key: str, text: str, option: str) -> str | None:
+    """How to write a list without brackets, or a call without its parentheses."""
+    listed = _list_values(text)
+    if listed:
+        runs = "" if option == "--vary" else "; `netdsl sweep --vary` tries several values"
+        return f"several values are a list in brackets: `{option} '{key}{listed}'`{runs}"
+    call = re.fullmatch(r"(\w+),\s*(\w+=.+)", text)
+    if call:
+        return f"arguments go in parentheses: `{option} '{key}{call[1]}({call[2]})'`"
+    return None
+
+
+def _set_entry(file: s.File, kind: str, path: list[str], setting: Setting) -> s.File:
+    key = setting.key
     sections = [i for i in file.items if isinstance(i, s.Section) and i.kind == kind]
     named_sections = [x for x in sections if x.name == path[0]]
     if named_sections and len(path) > 1:
@@ -131,7 +153,7 @@ def _set_entry(file: s.File, kind: str, path: list[str], value: s.Expression, ke
         if not sections:
             name = ".".join(path[:-1])
             raise fail(f"the file has no `{kind}` section or entry `{name}` to set `{key}` in")
-    changed = {id(x): _set_in_section(x, path, value) for x in sections}
+    changed = {id(x): _set_in_section(x, path, setting) for x in sections}
     return replace(file, items=tuple(changed.get(id(i), i) for i in file.items))
 
 
@@ -146,22 +168,23 @@ def _has_call(section: s.Section, path: list[str]) -> bool:
     return len(path) == 2 and entry is not None and isinstance(entry.value, s.CallExpr | s.Name)
 
 
-def _set_in_section(section: s.Section, path: list[str], value: s.Expression) -> s.Section:
+def _set_in_section(section: s.Section, path: list[str], setting: Setting) -> s.Section:
+    value = setting.value
     old_entry = _find_entry(section, path[0])
     if (
         old_entry is not None
         and len(path) == 2
         and isinstance(old_entry.value, s.CallExpr | s.Name)
     ):
-        value = _set_argument(old_entry.value, path[1], value)
+        value = _set_argument(old_entry.value, path[1], setting)
     other_entries = tuple(e for e in section.entries if e is not old_entry)
-    return replace(section, entries=(*other_entries, s.SectionEntry(value.span, path[0], value)))
+    return replace(section, entries=(*other_entries, s.SectionEntry(setting.span, path[0], value)))
 
 
-def _set_argument(call: s.CallExpr | s.Name, name: str, value: s.Expression) -> s.CallExpr:
+def _set_argument(call: s.CallExpr | s.Name, name: str, setting: Setting) -> s.CallExpr:
     args = call.args if isinstance(call, s.CallExpr) else ()
     other_args = tuple(a for a in args if a.name != name)
-    return s.CallExpr(call.span, call.name, (*other_args, s.Arg(value.span, name, value)))
+    return s.CallExpr(call.span, call.name, (*other_args, s.Arg(setting.span, name, setting.value)))
 
 
 def _set_param(
@@ -227,12 +250,5 @@ def _replace_item(file: s.File, old: s.Item, new: s.Item) -> s.File:
 
 def parameter_names(table: NetTable, name: str) -> tuple[str, ...]:
     """The parameters of a net, or of the one that an instance leads to; none if it does not."""
-    try:
-        net = table.find(name)
-        for _ in range(MAX_CHAIN_LENGTH):
-            if isinstance(net.item, s.Net):
-                return tuple(p.name for p in net.item.params)
-            net = net.table.find_base(net.item)
-    except NetError:
-        return ()
-    return ()
+    net = find_written_net(table, name)
+    return () if net is None else tuple(p.name for p in net.params)

@@ -378,11 +378,11 @@ def _check_parameters(named: NetItem, net: s.Net, given: Mapping[str, Argument])
     missing = [p.name for p in net.params if p.default is None and p.name not in given]
     if not missing:
         return
-    settings = " ".join(f"--set {p}=VALUE" for p in missing)
+    settings = " and ".join(f"`{p}=VALUE`" for p in missing)
     values = ", ".join(f"{p}=VALUE" for p in missing)
     new, base = (named.name, named.base) if isinstance(named, s.Instance) else ("my", named.name)
     raise fail(
         f"`{named.name}` needs {' and '.join(f'`{p}`' for p in missing)}",
         named.span,
-        help=f"set it with `{settings}`, or write `net {new} = {base}({values})`",
+        help=f"set {settings}, or write `net {new} = {base}({values})`",
     )

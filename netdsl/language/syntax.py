@@ -321,15 +321,15 @@ def names_given_by(node: SyntaxNode) -> tuple[str, ...]:
 
 
 def walk(*roots: SyntaxNode) -> Iterator[SyntaxNode]:
-    """Yields the nodes and all those inside them."""
-    stack: list[Any] = list(roots)
+    """Yields the nodes and all those inside them, in the order of the text."""
+    stack: list[Any] = list(reversed(roots))
     while stack:
         part = stack.pop()
         if isinstance(part, SyntaxNode):
             yield part
-            stack += [getattr(part, f.name) for f in fields(part)]
+            stack += [getattr(part, f.name) for f in reversed(fields(part))]
         elif isinstance(part, tuple):
-            stack += part
+            stack += reversed(part)
 
 
 def transform(part: Any, change: Callable[[Any], Any]) -> Any:

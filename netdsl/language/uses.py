@@ -235,3 +235,16 @@ def duplicate_error(
     """The error for two definitions of one name in a file."""
     note = f"the first is at {first.span}"
     return Diagnostic(f"two {noun}s are called `{first.name}`", second.span, None, (note,))
+
+
+def find_written_net(table: NetTable, name: str) -> s.Net | None:
+    """The net of that name, or the one that an instance leads to; None if it leads to none."""
+    try:
+        net = table.find(name)
+        for _ in range(MAX_CHAIN_LENGTH):
+            if isinstance(net.item, s.Net):
+                return net.item
+            net = net.table.find_base(net.item)
+    except NetError:
+        return None
+    return None

@@ -128,14 +128,17 @@ def image_shape(x: Node, layer_name: str) -> tuple[int, int, int, int]:
         size = dims(x.type.shape[1:])
         raise fail(
             f"`{layer_name}` needs an image of height x width x channels, not {size}",
-            help=_image_help(x.type.shape[1:]),
+            help=_image_help(x),
         )
     n, h, w, c = x.type.shape
     return n, h, w, c
 
 
-def _image_help(shape: tuple[int, ...]) -> str:
-    """What to do about a shape that is no image's."""
+def _image_help(x: Node) -> str:
+    """What to do about a value that is no image."""
+    shape = x.type.shape[1:]
+    if len(shape) == 1 and x.op == "input":
+        return "an input of images is height x width x channels, such as `input(28x28x1)`"
     if len(shape) == 1:
         return "put it before layers that flatten, such as `fc`, or make an image with `reshape`"
     if len(shape) == 2:

@@ -96,7 +96,10 @@ def _groupnorm(site: Site, x: Node, groups: int, eps: float, **scale: Any) -> No
     """Wu & He 2018: moments of each sample over the image and a group of channels."""
     c = channel_count(x)
     if c % groups:
-        raise fail(f"{c} channels cannot be divided into {groups} groups")
+        divisors = [g for g in range(min(2, c), c + 1) if c % g == 0][:6]
+        listed = ", ".join(map(str, divisors))
+        help = f"the groups must divide {c}: {listed}, as in `groupnorm({divisors[0]})`"
+        raise fail(f"{c} channels cannot be divided into {groups} groups", help=help)
     b, axes = site.b, tuple(range(1, x.type.rank - 1))
     if axes:
         m = _group_moments(site, b.moments(x, axes=axes), groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
@@ -70,24 +71,48 @@ def _branch_mismatch_help(xs: Sequence[Node]) -> str:
         return "make their units equal, for example with `fc(units)` in one branch"
     sides = len({x.type.shape[1:-1] for x in xs}) > 1
     wide = len({x.type.shape[-1] for x in xs}) > 1
-    if sides and wide:
-        return (
-            "make heights, widths and channels equal, for example with "
-            "`conv(channels, 1x1, stride=2)` in one branch"
-        )
     if sides:
-        return "make the heights and widths equal: look at `stride` and `pad` of both branches"
+        return _size_mismatch_help(xs, wide)
     return "make the channels equal, for example with `conv(channels, 1x1)` in one branch"
+
+
+def _size_mismatch_help(xs: Sequence[Node], has_other_channels: bool) -> str:
+    """How to make heights and widths equal, and the channels if those differ too."""
+    by_size = sorted((x.type.shape[1:] for x in xs), reverse=True)
+    (h, w, _), (small_h, small_w, c) = by_size[0], by_size[-1]
+    equal = "heights, widths and channels" if has_other_channels else "the heights and widths"
+    stride = _fitting_stride((h, w), (small_h, small_w))
+    if len({s[:2] for s in by_size}) == 2 and stride:
+        large = dims((h, w))
+        how = f"`stride={stride}`"
+        if has_other_channels and len(xs) == 2:
+            how = f"`conv({c}, 1x1, stride={stride})`"
+        return f"make {equal} equal, for example with {how} in the branch of {large}"
+    keep = "`pad=same` keeps the height and width of an image"
+    if h >= 2 * small_h or w >= 2 * small_w:
+        keep = "look at `stride` and `pad` of each branch"
+    if has_other_channels:
+        keep += f", `conv({max(x.type.shape[-1] for x in xs)}, 1x1)` changes its channels"
+    return f"make {equal} equal: {keep}"
+
+
+def _fitting_stride(large: tuple[int, int], small: tuple[int, int]) -> int | None:
+    """The stride with which a padded window makes one size of the other; None if there is none."""
+    stride = math.ceil(large[0] / small[0])
+    fits = all(math.ceil(a / stride) == b for a, b in zip(large, small, strict=True))
+    is_reduced = min(large[0] / small[0], large[1] / small[1]) > 1.6
+    return stride if fits and is_reduced else None
 
 
 def _concat(site: Site, xs: Sequence[Node]) -> Node:
     if len({x.type.shape[:-1] for x in xs}) > 1:
         mixed = len({x.type.rank for x in xs}) > 1
-        sides = "channels may differ; make the heights and widths equal with `stride` and `pad`"
-        raise fail(
-            _branch_mismatch_message("concat", xs),
-            help=_branch_mismatch_help(xs) if mixed else sides,
+        help = (
+            _branch_mismatch_help(xs)
+            if mixed
+            else f"channels may differ; {_size_mismatch_help(xs, has_other_channels=False)}"
         )
+        raise fail(_branch_mismatch_message("concat", xs), help=help)
     return site.b.concat(*xs, axis=xs[0].type.rank - 1)
 
 

@@ -241,7 +241,11 @@ def _prepared_shape(
 
 def check_mixing(network: Network, data: DataConfig) -> None:
     """Raises NetError if the images of a batch cannot be mixed."""
-    for chosen in data.mixings:
+    for i, chosen in enumerate(data.mixings):
+        if chosen in data.mixings[:i]:
+            message = f"`{chosen.drop_defaults()}` is listed twice"
+            help = "a batch is mixed by one entry; `p` is the probability that it is mixed at all"
+            raise fail(message, chosen.span, help=help)
         if data.batch == 1:
             message = (
                 f"`{chosen.name}` mixes the images of a batch, but each batch has only one image"
@@ -275,9 +279,9 @@ def check_classes(network: Network, classes: tuple[str, ...]) -> None:
         if out.type.shape[-1] != len(classes):
             scores = out.type.shape[-1]
             raise fail(
-                f"the data has {len(classes)} classes, but the net gives {scores} scores",
+                f"the data set has {len(classes)} classes, but the net gives {scores} scores",
                 out.span,
-                help=f"end it with `fc({len(classes)})`; `--set classes={len(classes)}` does "
+                help=f"end it with `fc({len(classes)})`; setting `classes={len(classes)}` does "
                 f"this if the net has a `classes` parameter",
             )
 

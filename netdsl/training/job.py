@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -22,6 +23,7 @@ from netdsl.language.network import Network
 from netdsl.language.parse import check_limits
 from netdsl.language.program import Program
 from netdsl.passes.batch_norm_folding import FoldedGraph
+from netdsl.signature import BoundCall
 from netdsl.training.checks import (
     check_batch_norm,
     check_data,
@@ -35,6 +37,7 @@ from netdsl.training.checks import (
     evaluation_transform,
     training_transform,
 )
+from netdsl.training.metrics.table import MetricName
 from netdsl.training.recipe.expectations import check_test_metrics
 from netdsl.training.recipe.losses import ClassInputs
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
@@ -58,6 +61,8 @@ class Job:
     validation: Samples
     class_weights: ClassInputs = field(default_factory=dict)
     """The inputs of a training step for the weights of classes."""
+    source: BoundCall | None = None
+    """The source, with the paths where its files are if it was given a folder."""
     missing_data: str | None = None
     """Which data are missing, if any; there are then no samples."""
 
@@ -89,7 +94,7 @@ class Job:
     @cached_property
     def inventory(self) -> Inventory:
         """The inventory of the data."""
-        source = self.recipe.data.source
+        source = self.source or self.recipe.data.source
         name = "as given" if source.record is NO_SOURCE else str(source.drop_defaults())
         data = self.recipe.data
         is_limited, is_balanced = data.limit is not None, data.sampling == BALANCED
@@ -188,12 +193,17 @@ def resolve_text(program: Program, name: str | None, data: GivenData) -> str:
 
 
 def prepare_job(
-    program: Program, name: str | None, data: GivenData = None, allow_missing: bool = False
+    program: Program,
+    name: str | None,
+    data: GivenData = None,
+    allow_missing: bool = False,
+    metrics: Sequence[MetricName] = (),
 ) -> Job:
     """Reads the data and checks everything that can be checked in advance, so that a run does not
     fail later for a predictable reason. If the data are missing, raises NetError, or with
-    `allow_missing` returns a job without samples."""
-    recipe = resolve_recipe(program, name)
+    `allow_missing` returns a job without samples. `metrics` are measured besides those of the
+    recipe."""
+    recipe = replace(resolve_recipe(program, name), more_metrics=tuple(metrics))
     if isinstance(data, Dataset):
         check_unchanged(recipe.data, data.train)
         recipe = replace(recipe, has_float_images=data.train.are_floats)
@@ -224,7 +234,9 @@ def prepare_job(
     check_metrics(recipe.metric_spans, dataset, validation)
     counts = train.count_by_class(len(dataset.classes))
     weights = recipe.loss.find_class_weights(dataset.classes, counts, len(train))
-    job = Job(name, recipe, text, network, evaluating, dataset, train, validation, weights)
+    source = recipe.data.source
+    source = sources.make_pin(data)(source) if isinstance(data, str) else source
+    job = Job(name, recipe, text, network, evaluating, dataset, train, validation, weights, source)
     if job.steps_per_epoch == 0:
         message = f"a batch of {job.images_per_update} is larger than the {len(train)} images"
         made = f"`accumulate` combines {recipe.accumulate} batches of {recipe.data.batch}"

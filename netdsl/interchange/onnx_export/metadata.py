@@ -17,29 +17,36 @@ from netdsl.interchange.onnx_export.exporter import (
 )
 from netdsl.json_schema import SchemaError, read_json
 from netdsl.language.elaborate import elaborate
+from netdsl.training.recipe.losses import Probabilities
 from netdsl.training.recipe.recipe import recipe_of_weights
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.types import Array
 
-NET, FORMAT, CLASSES, INPUT, BATCH_NORMS = (
+NET, FORMAT, CLASSES, INPUT, BATCH_NORMS, PROBABILITIES = (
     "netdsl",
     "netdsl.format",
     "netdsl.classes",
     "netdsl.input",
     "netdsl.batchnorm",
+    "netdsl.probabilities",
 )
 """Keys of a model's metadata: the text of the net, its format, the names of the classes, what the
-inputs expect, and whether batch norms are `kept` or `folded`."""
+inputs expect, whether batch norms are `kept` or `folded`, and which function makes probabilities of
+the scores (`softmax`, or `sigmoid` of each; left out if none does)."""
 _MAX_STATES_PER_VALUE = 16
 """Values that the states of a net may have for each that its export has. Side outputs, which are
 not exported, have states too."""
 
 
 def describe_model(
-    trained: Checkpoint, data: DataConfig, graph: ExportedGraph, options: ExportOptions
+    trained: Checkpoint,
+    data: DataConfig,
+    graph: ExportedGraph,
+    options: ExportOptions,
+    function: Probabilities | None = None,
 ) -> dict[str, str]:
-    """The metadata of a model, as text by key."""
+    """The metadata of a model, as text by key; `function` makes probabilities of its scores."""
     inputs = [_describe_input(x.name, x.dtype, x.shape, data) for x in graph.inputs]
     return {
         NET: trained.net_text,
@@ -47,7 +54,7 @@ def describe_model(
         CLASSES: json.dumps(trained.classes),
         INPUT: json.dumps(inputs),
         BATCH_NORMS: "kept" if options.keeps_batch_norms else "folded",
-    }
+    } | ({PROBABILITIES: function} if function else {})
 
 
 def _describe_input(name: str, dtype: str, shape: tuple[int, ...], data: DataConfig) -> Any:

@@ -45,11 +45,11 @@ def write_onnx(
     states = trained.state.snapshot()
     graph = export_graph(network, states, options)
     check_range(graph)
-    metadata = describe_model(trained.checkpoint, trained.recipe.data, graph, options)
+    function = find_probability_function(network, trained.recipe) if has_scores(network) else None
+    metadata = describe_model(trained.checkpoint, trained.recipe.data, graph, options, function)
     content: bytes = make_model(graph, metadata).SerializeToString()
     found = compare_with_runtime(content, network, trained.backend, trained.state, options.is_half)
     write_atomically(out, content)
-    function = find_probability_function(network, trained.recipe) if has_scores(network) else None
     return _report(out, graph, len(content), found, function, describe_non_finite(states))
 
 

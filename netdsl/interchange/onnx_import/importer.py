@@ -16,7 +16,7 @@ from netdsl.interchange.class_parameter import add_class_parameter
 from netdsl.interchange.imported_net import ImportedNet, ImportOptions
 from netdsl.interchange.net_text import data_entries, settle_pixels, write_net_text
 from netdsl.interchange.non_finite import describe_non_finite
-from netdsl.interchange.onnx_export.metadata import CLASSES, NET, restore_checkpoint
+from netdsl.interchange.onnx_export.metadata import CLASSES, NET, PROBABILITIES, restore_checkpoint
 from netdsl.interchange.onnx_import.graph import OnnxGraph, fix_size, read_graph
 from netdsl.interchange.onnx_import.net import net_from_onnx, net_name
 from netdsl.interchange.pixel_convention import adapt_first_layers, describe_change
@@ -25,6 +25,7 @@ from netdsl.interchange.transfer_report import TransferReport
 from netdsl.json_schema import SchemaError, read_json
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
+from netdsl.training.checks import has_scores
 from netdsl.training.recipe.recipe import recipe_of_weights
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
@@ -119,7 +120,8 @@ def _rebuild(
     states = adapt_first_layers(network, states, options.is_bgr, options.scale)
     entries, note = data_entries(network, options, pixels)
     change = describe_change(options.is_bgr, options.scale)
-    text = write_net_text(structured, network, source.name, entries, change)
+    recipe, recipe_note = _find_recipe(graph, network)
+    text = write_net_text(structured, network, source.name, entries, change, recipe)
     scores = network.main_output.type.shape[-1]
     classes = ClassNames(_class_names(graph) if options.classes is None else ())
     if len(classes.names) != scores:
@@ -129,8 +131,17 @@ def _rebuild(
     side = f"{sides}: a side output, which `predict` and `export` leave out" if sides else ""
     unused = nothing if options.is_rebuild and NET not in graph.metadata else ""
     several = _describe_several(network)
-    notes = [*imported.notes, several, change, note, classes.note, side, unused]
+    notes = [*imported.notes, several, change, note, recipe_note, classes.note, side, unused]
     return Checkpoint(states, text, classes.names, {}, {}, str(source)), [n for n in notes if n]
+
+
+def _find_recipe(graph: OnnxGraph, network: Network) -> tuple[list[str], str]:
+    """The entries of a recipe by which the scores of a net that netdsl exported become
+    probabilities as before, if that is not the default, and a note that says so."""
+    if graph.metadata.get(PROBABILITIES) != "sigmoid" or not has_scores(network):
+        return [], ""
+    note = "its labels are independent, as its metadata says: `loss = bce` gives the probability "
+    return ["loss = bce"], note + "of each by its sigmoid"
 
 
 def _describe_several(network: Network) -> str:

@@ -38,8 +38,8 @@ _CHANNELS_SECOND = {2: (0, 1), 3: (0, 2, 1), 4: IMAGE_ORDER, 5: (0, 2, 3, 4, 1)}
 """The axes of an input in the order of netdsl's, by their number."""
 _DROPPED_NOTE = "a net ends in scores, and the loss applies the softmax"
 _SIGMOID_NOTE = (
-    "the sigmoid at the end is kept: it gives independent probabilities of the classes, as for "
-    "images with several labels; `predict` prints them, and the losses expect one class per image"
+    "the sigmoid at the end is kept: it gives an independent probability for each label, which "
+    "`predict` prints; to train the net, remove it from the .net and use `loss = bce`"
 )
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import takewhile
 
-from netdsl.errors import suggest_name
-from netdsl.globs import make_glob_candidates, matches_any_glob, matches_glob
+from netdsl.errors import Span
+from netdsl.globs import matches_any_glob, matches_glob, suggest_globs
 from netdsl.language import syntax as s
 from netdsl.language.functions import FUNCTIONS
 from netdsl.language.network import LayerInfo
-from netdsl.language.network_builder import channels_first_hint
+from netdsl.language.network_builder import describe_input, looks_channels_first
 from netdsl.language.program import Program
+from netdsl.language.uses import find_written_net
 from netdsl.layers import LAYERS
 from netdsl.layers.init import CHANNEL_INITIALISER_HELP, Fans
 from netdsl.ops import OPS
@@ -50,8 +51,10 @@ def find_hidden_function(review: Review) -> Iterator[Finding]:
 
 def find_channels_first(subject: Subject) -> Iterator[Finding]:
     for node in subject.network.graph.inputs:
-        doubt = channels_first_hint(node.type.shape[1:])
-        if doubt:
+        shape = node.type.shape[1:]
+        if looks_channels_first(shape):
+            swapped = dims((*shape[1:], shape[0]))
+            doubt = f"{describe_input(shape)}; did you mean {swapped}?"
             yield Finding(doubt, node.span, "shapes are height x width x channels")
 
 
@@ -329,11 +332,10 @@ def find_unmatched_glob(subject: Subject) -> Iterator[Finding]:
     chosen = subject.recipe.optimizer
     for glob in chosen.arguments["no_decay"]:
         if not any(matches_glob(name, glob) for name in names):
-            help = suggest_name(glob, make_glob_candidates(names), "globs that match")
             yield Finding(
                 f'no weight matches "{glob}" of `no_decay`',
                 chosen.span,
-                help or "`netdsl train --dry-run` prints what each glob matches",
+                suggest_globs(glob, names),
             )
 
 
@@ -366,12 +368,36 @@ def find_dying_scores(subject: Subject) -> Iterator[Finding]:
             continue
         layer = find_score_layer(network, graph[node.args[0]])
         if layer and matches_any_glob(weight_name(layer), init.arguments["except"]):
+            scores = f"{layer.call} -> globalavgpool"
+            span, help = node.span, f"end the new head with plain scores: `{scores}`"
+            line = _find_line_of_block(subject, layer)
+            if line is not None:
+                label = f"{line.label}: " if line.label else "... -> "
+                span = line.span
+                help = f"write the scores here, without the block's `relu`: `{label}{scores}`"
             yield Finding(
                 f"`relu` clips the scores of the new layer `{layer.path}` before they are pooled: "
                 "a class whose scores are all negative no longer learns",
-                node.span,
-                f"end the new head with plain scores: `{layer.call} -> globalavgpool`",
+                span,
+                help,
             )
+
+
+def _find_line_of_block(subject: Subject, layer: LayerInfo) -> s.Chain | None:
+    """The line of the net that a layer of a block belongs to; None for a layer that is written in
+    the net itself."""
+    net = find_written_net(subject.program.net_table, subject.network.name)
+    if net is None or _is_within(layer.span, net.span):
+        return None
+    label = layer.path.partition(".")[0]
+    lines = [x for x in s.walk(net) if isinstance(x, s.Chain)]
+    own = [x for x in lines if x.label == label]
+    last = max(lines, key=lambda x: x.span.end, default=None)
+    return own[0] if own else last
+
+
+def _is_within(inner: Span, outer: Span) -> bool:
+    return inner.source is outer.source and outer.start <= inner.start and inner.end <= outer.end
 
 
 def find_large_accuracy(subject: Subject) -> Iterator[Finding]:

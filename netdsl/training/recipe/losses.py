@@ -341,7 +341,7 @@ def class_scores(b: Builder, output: Node) -> Node:
         raise fail(
             f"the net gives {dims(rest)}, but one score per class is needed",
             output.span,
-            help="end it with `globalavgpool` or `fc(classes)`",
+            help="end it with `fc(classes)`, or with `conv(classes, 1x1) -> globalavgpool`",
         )
     return b.reshape(output, shape=(n, rest[-1])) if len(rest) > 1 else output
 

@@ -208,6 +208,9 @@ class Recipe:
     """Whether the images are floats that the net takes as they are, instead of bytes."""
     is_multi_label: bool = False
     """Whether an image of the data has several labels, or none, instead of one class."""
+    more_metrics: tuple[MetricName, ...] = ()
+    """Metrics to measure besides: they are no part of the recipe, as they change nothing in a
+    run."""
     expectations: tuple[s.Expression, ...] = ()
     spans: Mapping[str, Span] = field(default_factory=dict, compare=False)
     top_level: TopLevel = field(default_factory=TopLevel, compare=False, repr=False)
@@ -223,14 +226,16 @@ class Recipe:
 
     @property
     def requested_metrics(self) -> tuple[MetricName, ...]:
-        """The metrics that `best` and the expectations name."""
+        """The metrics that `best` and the expectations name, and those asked for besides."""
         return tuple(name for name, _ in self.metric_spans)
 
     @property
     def metric_spans(self) -> tuple[tuple[MetricName, Span | None], ...]:
-        """The metrics that `best` and the expectations name, with the spans of their names."""
+        """The metrics that `best` and the expectations name, with the spans of their names, and
+        those asked for besides."""
         chosen = [(self.best.metric, self.best.span)] if self.best else []
-        return (*chosen, *(found for e in self.expectations for found in find_metrics(e)))
+        expected = (found for e in self.expectations for found in find_metrics(e))
+        return (*chosen, *expected, *((name, None) for name in self.more_metrics))
 
     @property
     def mixes_labels(self) -> bool:

@@ -61,5 +61,5 @@ def bad_picture_error(fault: BadPicture) -> NetError:
     """The error that ends a run at a bad picture, once it is saved."""
     first = fault.diagnostics[0]
     mend = first.help or "restore it"
-    help = f"{mend}, then continue with `--resume`; {SKIP_HELP}, and so does "
-    return fail(first.message, help=f"{help}`--resume DIR --set data.on_bad_picture=skip`")
+    help = f"{mend}, then resume the run; {SKIP_HELP}, and a resumed run may set "
+    return fail(first.message, help=f"{help}`data.on_bad_picture=skip`")

@@ -67,7 +67,7 @@ def dry_run(job: Job, fusion: FusionOptions = NO_FUSION) -> DryRun:
     weights do not fit."""
     recipe, states = job.recipe, job.network.graph.states
     if recipe.init is not None:
-        load_initial_weights(recipe.init, states, recipe.spans.get("init"))
+        load_initial_weights(recipe, states)
     updated = [n for n in job.network.parameters if n.name in job.step_graph.updates]
     return DryRun(
         recipe=job.net_text,

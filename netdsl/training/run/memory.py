@@ -150,7 +150,7 @@ def out_of_memory_error(
     help = _advice(job, memory, on_host=free_bytes is None)
     if fits:
         help = (
-            f"`--set data.batch={fits}` fits; `precision = mixed` or `recompute` uses less memory"
+            f"setting `data.batch={fits}` fits; `precision = mixed` or `recompute` uses less memory"
         )
     return fail(f"a run needs {format_bytes(wanted)} of memory{there}", notes=notes, help=help)
 

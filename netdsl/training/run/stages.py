@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from netdsl.backends.base import Backend
@@ -10,6 +10,7 @@ from netdsl.data.sources import GivenData
 from netdsl.language.program import Program
 from netdsl.training.checks import check_recipe
 from netdsl.training.job import Job, prepare_job, resolve_text
+from netdsl.training.metrics.table import MetricName
 from netdsl.training.recipe.recipe import resolve_recipe, stage_names
 from netdsl.training.recipe.resolved_recipe import without_expectations
 from netdsl.training.run.callbacks import Result
@@ -35,21 +36,23 @@ def run_stages(
     run: RunStage,
     saved: Checkpoint | None = None,
     on_phase: OnPhase = ignore_phase,
+    metrics: Sequence[MetricName] = (),
 ) -> tuple[Trainer, Result]:
     """Runs a recipe after the recipes it comes after, each of these in a subdirectory of `out` with
     its name. `out` is created only after all checks have passed; all these directories are locked
     against other processes meanwhile. `saved` is the checkpoint to resume the last recipe from; the
-    others resume from their own. `on_phase` is called with each phase of each run."""
+    others resume from their own. `on_phase` is called with each phase of each run. The last recipe
+    measures `metrics` besides those that it names."""
     *before, _ = stage_names(program, name)
     if not before or saved is not None:
         for stage in (*before, name):
             check_recipe(program, stage)
-        only = Trainer(program, name, backend, data, saved=saved, on_phase=on_phase)
+        only = Trainer(program, name, backend, data, None, saved, on_phase, metrics)
         folder = out if isinstance(out, Path) else out()
         with lock_directories(folder):
             return only, run(only, folder)
     on_phase(Phase("reading data"))
-    prepare_stages(program, name, data)  # report errors in the data of later stages now
+    prepare_stages(program, name, data, metrics)  # report errors in the data of later stages now
     unjudged_program = without_expectations(program)
     folder = out if isinstance(out, Path) else out()
     text = resolve_text(program, name, data)
@@ -59,19 +62,22 @@ def run_stages(
         start: Checkpoint | None = None
         for stage, place in places.items():
             start = _run_stage(unjudged_program, stage, backend, data, place, run, start, on_phase)
-        trainer = Trainer(program, name, backend, data, start, on_phase=on_phase)
+        trainer = Trainer(program, name, backend, data, start, None, on_phase, metrics)
         return trainer, run(trainer, folder)
 
 
-def prepare_stages(program: Program, name: str | None, data: GivenData) -> tuple[Job, ...]:
-    """The jobs of a recipe and of those before it, first to last. Raises NetError for all that can
+def prepare_stages(
+    program: Program, name: str | None, data: GivenData, metrics: Sequence[MetricName] = ()
+) -> tuple[Job, ...]:
+    """The jobs of a recipe, which measures `metrics` besides its own, and of those before it, first
+    to last. Raises NetError for all that can
     be wrong with them before one runs."""
     stages = stage_names(program, name)
     for stage in stages:
         check_recipe(program, stage)
     unjudged_program = without_expectations(program)
     before = (prepare_job(unjudged_program, stage, data) for stage in stages[:-1])
-    return (*before, prepare_job(program, name, data))
+    return (*before, prepare_job(program, name, data, metrics=metrics))
 
 
 def _run_stage(

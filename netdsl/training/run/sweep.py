@@ -17,7 +17,7 @@ from netdsl.language import syntax as s
 from netdsl.language.format import format_file
 from netdsl.language.override import Setting
 from netdsl.language.program import Program, build_program, reject_read
-from netdsl.training.metrics.table import MetricName, measured_names
+from netdsl.training.metrics.table import MetricName
 from netdsl.training.recipe.expectations import ExpectationResult, judge_expectations
 from netdsl.training.recipe.lints import recipe_warnings
 from netdsl.training.recipe.recipe import Recipe, override_recipe, resolve_recipe, stage_names
@@ -120,7 +120,7 @@ def check_sweep(
     warn: Callable[[Diagnostic], None],
 ) -> tuple[RowFacts, ...]:
     """Checks every run before the first one starts: its recipe, its data, its initial weights, that
-    it will measure `metrics`, and that `out`, if given, holds no other run in its place. Returns
+    it can measure `metrics`, and that `out`, if given, holds no other run in its place. Returns
     what is known about each row. Raises NetError, naming the run, if something is wrong."""
     if out is not None and any((out / name).exists() for name in RUN_FILES):
         message = f"{out} is the directory of a run, but a sweep needs its own directory"
@@ -137,28 +137,36 @@ def check_sweep(
             if out is not None:
                 check_same_recipe(out / run.name, build_program(resolved, reject_read), pin)
             if run.row == len(facts):  # the first seed
-                facts.append(_check_stages(program, run.recipe, data))
-                _check_metrics(metrics, facts[-1].recipe)
+                facts.append(_check_stages(program, run.recipe, data, metrics))
                 for warning in recipe_warnings(program, run.recipe):
                     warn(warning)
     return tuple(facts)
 
 
 def _check_different(run: SweepRun, first: SweepRun) -> None:
-    if first is not run:
-        raise fail(
-            f"`{first}` and `{run}` are the same run",
-            help="one of the keys has no effect on this recipe; `train.KEY` is set in every "
-            "recipe of the file, `train.NAME.KEY` only in that one",
+    if first is run:
+        return
+    pairs = zip(run.combination.settings, first.combination.settings, strict=True)
+    keys = [f"`{a.key}`" for a, b in pairs if str(a) != str(b)]
+    if run.recipe != first.recipe:
+        help = "with these settings, the two recipes are the same"
+    else:
+        where = f"the recipe `{run.recipe}`" if run.recipe else "this recipe"
+        help = (
+            f"{' and '.join(keys)} changes nothing in {where}; `train.KEY` is set in every recipe "
+            "of the file, `train.NAME.KEY` only in that one. Vary the keys of one recipe in a "
+            "sweep of its own"
         )
+    raise fail(f"`{first}` and `{run}` are the same run", help=help)
 
 
-def _check_stages(program: Program, recipe: str | None, data: GivenData) -> RowFacts:
-    jobs = prepare_stages(program, recipe, data)
+def _check_stages(
+    program: Program, recipe: str | None, data: GivenData, metrics: Sequence[MetricName]
+) -> RowFacts:
+    jobs = prepare_stages(program, recipe, data, metrics)
     for job in jobs:
-        init = job.recipe.init
-        if init is not None:
-            load_initial_weights(init, job.network.graph.states, job.recipe.spans.get("init"))
+        if job.recipe.init is not None:
+            load_initial_weights(job.recipe, job.network.graph.states)
     dataset = jobs[-1].dataset
     return RowFacts(
         jobs[-1].recipe,
@@ -166,13 +174,6 @@ def _check_stages(program: Program, recipe: str | None, data: GivenData) -> RowF
         dataset.fingerprint,
         dataset.name_fingerprint,
     )
-
-
-def _check_metrics(metrics: Sequence[MetricName], recipe: Recipe) -> None:
-    for name in metrics:
-        if name not in measured_names(name.part, recipe.requested_metrics):
-            message = f"`{name}` is measured only if the recipe requests it"
-            raise fail(message, help=f"add `expect {name} >= 0` to the recipe")
 
 
 @contextmanager
@@ -211,7 +212,8 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class SweepRunner:
-    """Runs a checked sweep in its directory; `run_stage` executes one run or stage of it."""
+    """Runs a checked sweep in its directory; `run_stage` executes one run or stage of it. Every run
+    measures `metrics` besides those of its recipe."""
 
     sweep: Sweep
     facts: Sequence[RowFacts]
@@ -220,6 +222,7 @@ class SweepRunner:
     out: Path
     run_stage: RunStage
     on_phase: OnPhase = ignore_phase
+    metrics: tuple[MetricName, ...] = ()
 
     def outcomes(self) -> Iterator[RunOutcome]:
         """Runs what is not finished, resumes what was interrupted, and yields the outcome of each.
@@ -249,6 +252,7 @@ class SweepRunner:
                 self.run_stage,
                 last,
                 self.on_phase,
+                self.metrics,
             )
             found = self._read(run, program, load_last(folder))
         if found is None:

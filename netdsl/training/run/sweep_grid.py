@@ -7,9 +7,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 from netdsl.errors import fail
 from netdsl.language import syntax as s
@@ -108,7 +109,7 @@ def make_grid(
         help = "`--seeds 3` runs the seeds 1 to 3, and `--seeds 1,5,7` runs these"
         raise fail(f"`{SEED_KEY}` cannot be varied: a row is the mean over its seeds", help=help)
     for axis in axes:
-        _require_unique([f"`{axis.key}={text}`" for text in axis.texts])
+        _require_different(axis)
     if grid.size > MAX_SWEEP_RUNS:
         message = f"these are {grid.size:,} runs, but a sweep has at most {MAX_SWEEP_RUNS:,}"
         raise fail(message, help="give fewer values or seeds")
@@ -119,6 +120,20 @@ def _require_unique(things: Sequence[str]) -> None:
     for thing, count in Counter(things).items():
         if count > 1:
             raise fail(f"{thing} is given {'twice' if count == 2 else f'{count} times'}")
+
+
+def _require_different(axis: Axis) -> None:
+    """Raises NetError if an axis has the same value twice, however its numbers are written."""
+    first: dict[str, str] = {}
+    for value, text in zip(axis.values, axis.texts, strict=True):
+        same = first.setdefault(expression_text(s.transform(value, _spell_number)), text)
+        if same != text:
+            raise fail(f"`{axis.key}={same}` and `{axis.key}={text}` are the same value")
+    _require_unique([f"`{axis.key}={text}`" for text in axis.texts])
+
+
+def _spell_number(e: Any) -> s.Expression | None:
+    return replace(e, text=repr(e.value)) if isinstance(e, s.NumberLiteral) else None
 
 
 def parse_axis(text: str) -> Axis:

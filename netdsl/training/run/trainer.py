@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from netdsl.backends.base import Backend
@@ -14,6 +14,7 @@ from netdsl.language.program import Program
 from netdsl.runtime.executor import Workspace
 from netdsl.runtime.state import State
 from netdsl.training.job import prepare_job
+from netdsl.training.metrics.table import MetricName
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.run.bad_pictures import PictureMonitor, bad_picture_error
 from netdsl.training.run.callbacks import (
@@ -37,7 +38,13 @@ from netdsl.training.step.watch import WatchRequest
 from netdsl.training.store.checkpoint import Checkpoint, inference_states
 from netdsl.training.store.pipeline_revisions import check_pipeline
 from netdsl.training.store.progress import Progress, load_progress
-from netdsl.training.store.resume import check_same_data, check_states, note_changes
+from netdsl.training.store.resume import (
+    check_continues,
+    check_same_data,
+    check_states,
+    is_finished_and_changed,
+    note_changes,
+)
 from netdsl.training.store.run_directory import RunDirectory
 from netdsl.training.store.warm_start import WarmStart, initialise_weights
 
@@ -47,7 +54,8 @@ class Trainer:
     wrong.
 
     The run starts from freshly drawn weights, from those of `start`, or resumes the run of `saved`.
-    `on_phase` is called with each phase, here and in `run`. Raises NetError if something is wrong
+    `on_phase` is called with each phase, here and in `run`. `metrics` are measured besides those
+    that the recipe names. Raises NetError if something is wrong
     or the run does not fit into memory.
     """
 
@@ -60,10 +68,11 @@ class Trainer:
         start: Checkpoint | None = None,
         saved: Checkpoint | None = None,
         on_phase: OnPhase = ignore_phase,
+        metrics: Sequence[MetricName] = (),
     ) -> None:
         self.on_phase = on_phase
         on_phase(Phase("reading data"))
-        self.job = prepare_job(program, recipe_name, data)
+        self.job = prepare_job(program, recipe_name, data, metrics=metrics)
         self.recipe = self.job.recipe
         self.backend = backend.as_deterministic() if self.recipe.deterministic else backend
         self.warm_start: WarmStart | None = None
@@ -75,6 +84,9 @@ class Trainer:
             fusion = self.backend.fusion
             raise out_of_memory_error(self.job, fusion, free_bytes, with_batch) from None
         self.previous_text = saved.net_text if saved else None
+        self._is_finished_and_changed = saved is not None and is_finished_and_changed(
+            saved, self.progress
+        )
         self.reported_faults = len(self.job.dataset.picture_errors)  # those are in the inventory
 
     def _allocate(self, start: Checkpoint | None, saved: Checkpoint | None) -> None:
@@ -134,9 +146,8 @@ class Trainer:
         """Why a resumed run has nothing left to train, as a line of text."""
         if not self.progress.is_finished(self.recipe):
             return ()
-        is_complete = self.progress.epoch >= self.recipe.epochs
-        setting = "train.epochs=N" if is_complete else "train.patience=none"
-        return (f"the run is complete; `--set {setting}` continues it",)
+        setting = self.progress.setting_to_continue(self.recipe)
+        return (f"the run is complete; setting `{setting}` continues it",)
 
     def closing_line(self) -> str:
         """Which epoch of the finished run is the best one, and why it ended."""
@@ -154,6 +165,9 @@ class Trainer:
         """Trains to the end and writes all files of the run to `out`. The callables are those of
         `Callbacks`. If `should_stop` returns True, saves and raises KeyboardInterrupt. Raises
         NetError, naming the layer, if the loss is no longer finite."""
+        if self._is_finished_and_changed:
+            has_test_set = self.job.dataset.read_test is not None
+            check_continues(out, self.progress, self.recipe, has_test_set)
         directory = RunDirectory(out, self.job, self.state, self.progress, self.previous_text, log)
         if self.previous_text not in (None, self.job.net_text):
             directory.save_last(self.progress)  # the change is saved even if the run stops at once

@@ -13,8 +13,8 @@ from netdsl.types import Array, TensorType
 def declare_targets(
     b: Builder, recipe: Recipe, network: Network, training: bool = False
 ) -> Targets:
-    """Declares the inputs `weights` [N], `labels` int32 [N] unless the data has several labels an
-    image, and `targets` [N, classes] if it has or if training mixes labels."""
+    """Declares the inputs `weights` [N], `labels` int32 [N] unless images have several labels,
+    and `targets` [N, classes] if they have or if training mixes labels."""
     batch, classes = network.batch, network.main_output.type.shape[-1]
     labels = targets = None
     if not recipe.is_multi_label:

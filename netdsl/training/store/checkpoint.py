@@ -141,7 +141,11 @@ def suggest_runs(folders: Iterable[Path]) -> str:
     """Where checkpoints are, for places that are none."""
     found = (p.parent for folder in folders for p in folder.glob(f"*/best{SUFFIX}"))
     runs = sorted(map(str, islice(found, _MAX_RUNS)))
-    return f"there are {', '.join(runs)}" if runs else f"a run keeps its in best{SUFFIX}"
+    return (
+        f"there are {', '.join(runs)}"
+        if runs
+        else f"the best weights of a run are in its best{SUFFIX}"
+    )
 
 
 _MAX_RUNS = 8

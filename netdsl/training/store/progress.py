@@ -94,6 +94,10 @@ class Progress:
             recipe.patience is not None and waited >= recipe.patience
         )
 
+    def setting_to_continue(self, recipe: Recipe) -> str:
+        """The setting that continues a finished run."""
+        return "train.epochs=N" if self.epoch >= recipe.epochs else "train.patience=none"
+
     def learning_rate(self, recipe: Recipe, steps: int) -> float:
         """The learning rate of the next update; `steps` is the number of updates per epoch."""
         share = min(1.0, self.seen / (steps * recipe.data.batch * recipe.accumulate))

@@ -16,11 +16,12 @@ from netdsl.language.program import Program, build_program, parse_file, reject_r
 from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_MESSAGE_CHARACTERS
 from netdsl.text_escaping import escape_line
-from netdsl.training.recipe.recipe import HOMES, net_name, resolve_recipe
+from netdsl.training.recipe.recipe import HOMES, Recipe, net_name, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import Pin, resolve_file
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
-from netdsl.training.store.metrics_log import last_epoch
+from netdsl.training.store.metrics_log import last_epoch, read_test_metrics
+from netdsl.training.store.progress import Progress
 from netdsl.types import Node
 
 FIXED_KEYS = {
@@ -34,6 +35,8 @@ FIXED_KEYS = {
     "train.init": "the weights were trained from the old initial weights",
     "train.best": "the best weights so far were chosen by the old metric, and no others were kept",
     "train.after": "the weights were trained from the old initial weights",
+    "train.loss": "the best epoch is chosen among values of one loss",
+    "data.eval_transform": "the best epoch is chosen among values for the same images",
 }
 
 
@@ -84,6 +87,28 @@ def _check_epochs(epochs: int, saved: Checkpoint) -> None:
         raise fail(
             f"the run has trained {done:,} epochs already, more than `train.epochs = {epochs:,}`",
             help=f"give it at least {done:,}, or start a new run",
+        )
+
+
+def is_finished_and_changed(saved: Checkpoint, progress: Progress) -> bool:
+    """Whether the run of a checkpoint was finished, and is resumed, with this progress, by another
+    recipe than before."""
+    if len(progress.changes) == len(saved.progress.get("changes", ())):
+        return False
+    return progress.is_finished(resolve_recipe(saved.program()))
+
+
+def check_continues(folder: Path, progress: Progress, recipe: Recipe, has_test_set: bool) -> None:
+    """Raises NetError if a changed run, which was finished, is complete: nothing would be trained
+    by the new recipe, but the test set would be measured again and recorded with it. One whose test
+    was cut off may change, so that it can be tested."""
+    is_complete = bool(read_test_metrics(folder / "metrics.jsonl")) or not has_test_set
+    if is_complete and progress.is_finished(recipe):
+        epochs = f"{progress.epoch:,} epoch{'s' * (progress.epoch != 1)}"
+        raise fail(
+            f"the run is complete after {epochs}, and these changes do not continue it",
+            help=f"setting `{progress.setting_to_continue(recipe)}` does; or start a new run, with "
+            "`init = weights(...)` if you like",
         )
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from netdsl.data.inventory import abbreviate
 from netdsl.data.path_lookup import PathLookup
-from netdsl.errors import NetError, Span, fail
+from netdsl.errors import NetError, fail
+from netdsl.globs import match_globs, matches_any_glob
 from netdsl.language.network import Network
 from netdsl.runtime.state import State
-from netdsl.signature import BoundCall
 from netdsl.text_escaping import escape_line
 from netdsl.training.recipe.initial_weights import find_weights, match_states, shapes_of
-from netdsl.training.recipe.recipe import Recipe
+from netdsl.training.recipe.recipe import Recipe, recipe_of_weights
 from netdsl.training.recipe.score_layers import shrink_score_weights
 from netdsl.training.store.checkpoint import Checkpoint, inference_states, load_best, suggest_runs
 from netdsl.types import Array, Node
@@ -21,21 +21,45 @@ from netdsl.values import format_value
 
 
 def load_initial_weights(
-    init: BoundCall, states: Sequence[Node], span: Span | None = None
+    recipe: Recipe, states: Sequence[Node]
 ) -> tuple[dict[str, Array], list[Node]]:
-    """Returns the weights that `weights(...)` names and the states that take their values from
-    them. Raises NetError if they do not fit."""
-
+    """Returns the weights that a recipe's `weights(...)` names and the states that take their
+    values from them. Raises NetError if they do not fit."""
+    init, span = recipe.init, recipe.spans.get("init")
+    assert init is not None
     try:
         found = _load(init.arguments["file"])
     except NetError as e:
         raise e.with_default_span(span) from None
-    given, help = (
-        inference_states(found.states),
-        '`weights("FILE", except="head.*")` leaves weights out',
-    )
+    given = inference_states(found.states)
     left_out = init.arguments["except"]
+    match_globs(left_out, [n.name for n in states], "except", span)
+    wanted = [n.name for n in states if not matches_any_glob(n.name, left_out)]
+    missing = [name for name in wanted if name not in given]
+    if 2 * len(missing) > len(wanted):
+        raise _make_naming_error(recipe, found, missing[0], next(iter(given), None))
+    help = '`weights("FILE", except="head.*")` leaves weights out'
+    if left_out:
+        help = f"`except` leaves weights out; it has {format_value(left_out)}"
     return given, match_states(states, shapes_of(given), left_out, found.origin, span, help)
+
+
+def _make_naming_error(recipe: Recipe, found: Checkpoint, here: str, there: str | None) -> NetError:
+    """The error for weights of a net with other names: most likely the same layers, written
+    differently. `here` is a name that is missing, `there` one of the file's."""
+    assert recipe.init is not None
+    span = recipe.spans.get("init")
+    net, file = recipe_of_weights(found.program()).net, recipe.init.arguments["file"]
+    example = f", such as `{escape_line(there)}`" if there is not None else ""
+    target = span.source.name if span and span.source.folder is not None else "FILE.net"
+    globs = "".join(f' --except "{glob}"' for glob in recipe.init.arguments["except"])
+    return fail(
+        f"{found.origin} has weights of the net `{net}` under other names{example}: "
+        f"`{here}` is missing",
+        span,
+        help=f"`netdsl import {file} --into {target}:{recipe.net} -o fitted.safetensors{globs}` "
+        "fits them to this net by its structure; then name that file in `weights(...)`",
+    )
 
 
 def _load(file: str) -> Checkpoint:
@@ -80,7 +104,7 @@ def initialise_weights(state: State, network: Network, recipe: Recipe) -> WarmSt
     if init is None:
         return None
     states = network.graph.states
-    given, wanted = load_initial_weights(init, states, recipe.spans.get("init"))
+    given, wanted = load_initial_weights(recipe, states)
     state.load(given, wanted, str(init))
     is_taken = {n.name for n in wanted}
     new = [n.name for n in states if n.name not in is_taken]
