@@ -225,7 +225,7 @@ LIMITS = {
     "lets in loops": "more than 1,000,000 values",
     "blocks double": "more than 120,000 steps",
     "labels of blocks": "nested more than 80 deep: b79 in b78 in b77 in ...",
-    "nets of nets": f"over {MAX_CHAIN_LENGTH} deep",
+    "nets of nets": f"more than {MAX_CHAIN_LENGTH} deep",
     "recipes after recipes": f"more than {MAX_CHAIN_LENGTH} recipes",
     "many trials": "more than 4,000,000,000 multiplications",
     "long names": "a word of over 1,000 characters",

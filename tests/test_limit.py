@@ -133,9 +133,9 @@ def job_of(limit: str, data: str = "", batch: int = 8) -> Job:
 @pytest.mark.parametrize(
     ("limit", "message", "help"),
     [
-        ("5000", "takes 5,000 training images, but there are 1,294", "`none` takes all"),
-        ('[("8", 200)]', "takes 200 training images of `8`, but there are 114", "held out"),
-        ("0.0001", "a share of 0.0001 of 1,294 training images is none", "larger `limit`"),
+        ("5000", "asks for 5,000 training images, but there are only 1,294", "`none` takes all"),
+        ('[("8", 200)]', "asks for 200 training images of `8`, but there are only 114", "held out"),
+        ("0.0001", "a share of 0.0001 of 1,294 training images rounds to 0", "larger `limit`"),
         ("9", "leaves no training images of", "there are 10"),
         ("1", "leaves no training images of", "`1.0` and `none` take all images"),
         ("12", "a batch of 16 is larger than the 12 images", "a larger `limit`"),

@@ -33,7 +33,7 @@ def start(train: str) -> Trainer:
 
 
 def first_loss(trainer: Trainer) -> float:
-    return trainer.evaluator.validate(lambda: None).loss
+    return trainer.evaluator.validate(lambda images: None).loss
 
 
 @pytest.mark.parametrize("size", [0.5, 40])

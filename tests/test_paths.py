@@ -57,7 +57,7 @@ def test_a_run_finds_its_data_and_weights_from_anywhere(
     assert code == 0, err
     assert netdsl("train", "../nets/a.net:more", "-o", "more", *DEVICE)[0] == 0
     text = Path("more/recipe.net").read_text()
-    assert f'source = folder(path="{nets / "pets"}")' in text
+    assert f'path="{nets / "pets"}"' in text
     assert f'file="{nets / "first"}"' in text
     run = os.path.abspath("more")
     monkeypatch.chdir(nets.parent)
@@ -72,7 +72,7 @@ def test_a_run_finds_its_data_and_weights_from_anywhere(
         "train", "--resume", run, "--data", ".", "--set", "train.epochs=3", *DEVICE
     )
     assert code == 0
-    assert f'source = folder(path="{nets.parent / "pets"}")' in Path(run, "recipe.net").read_text()
+    assert f'path="{nets.parent / "pets"}"' in Path(run, "recipe.net").read_text()
 
 
 def test_the_place_beside_the_file_comes_first(nets: Path, netdsl: Any) -> None:
