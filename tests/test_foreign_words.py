@@ -123,9 +123,9 @@ def test_the_layers_of_an_advice_can_be_written_so() -> None:
 @pytest.mark.parametrize(
     ("arguments", "help"),
     [
-        (("fit",), "`netdsl train FILE` trains"),
-        (("infer",), "`netdsl predict WEIGHTS IMAGE...` classifies pictures"),
-        (("train", "x.net", "--batch-size", "3"), "write `--set data.batch=32`"),
+        (("fit",), "write `netdsl train FILE`"),
+        (("infer",), "write `netdsl predict WEIGHTS IMAGE`"),
+        (("train", "x.net", "--batch-size", "3"), "write `--set data.batch=3`"),
         (("train", "x.net", "--gpu"), "write `--device cuda`"),
     ],
 )

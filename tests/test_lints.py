@@ -97,13 +97,12 @@ def test_it_is_allowed_on_its_line_and_on_the_one_above(name: str) -> None:
         (trained("epochs = 2", "conv(10, 8) -> relu"), "squashed-scores"),
         (trained("epochs = 2", "output o: fc(10) -> relu\n fc(10)"), "squashed-scores"),
         (trained("epochs = 2, loss = mse", "fc(10) -> sigmoid"), None),
-        (trained("epochs = 2", "fc(10) -> relu -> dropout(0.5)"), "squashed-scores"),
         (trained("epochs = 2", "conv(10, 1) -> relu -> globalavgpool"), None),  # as in NIN
         (trained('init = weights("w", except="fc1.*")', "conv(4, 1) -> relu -> fc(10)"), None),
         (trained('init = weights("w")', "conv(10, 1) -> relu -> globalavgpool"), None),
         (trained('init = weights("w", except="fc1.*")', "fc(10) -> relu"), "squashed-scores"),
         (
-            trained('init = weights("w", except="h.*")', "h: conv(10, 8) -> relu -> maxpool(1)"),
+            trained('init = weights("w", except="h.*")', "h: conv(10, 8) -> relu -> maxpool(to=1)"),
             "dying-scores",
         ),
         ("block h { fc(10) -> clamp(0, 6) }\n" + trained("epochs = 2", "h"), "squashed-scores"),
@@ -167,6 +166,35 @@ def test_it_is_allowed_on_its_line_and_on_the_one_above(name: str) -> None:
         ("net a { input(1x28x28) }", "channels-first"),
         ("net a { input(1x128x64) }", None),
         ("block conv(c) { fc(c) }\nnet a { input(8); x: conv(3) }", "hidden-layer"),
+        (_net("concat { conv(4, 3x3) -> relu } -> fc(10)"), "single-branch"),
+        ("block b { add { conv(1, 1x1) } }\n" + _net("b -> fc(10)"), "single-branch"),
+        (_net("let n = 3; concat { for i in range(n) { conv(1, 1x1) } } -> fc(10)"), None),
+        (_net("fc(10) -> relu -> tanh * 2 -> fc(10)"), "repeated-activation"),
+        ("block h { fc(8) -> relu }\n" + _net("h * 3 -> fc(10)"), None),
+        (_net("batchnorm(momentum=0.5) -> batchnorm -> fc(10)"), None),
+        (_net("maxpool(1x1) -> fc(10)"), "idle-pool"),
+        (_net("for k in [1, 2] { maxpool(k, stride=1) } -> fc(10)"), None),
+        ("block p(k=1) { avgpool(k) }\n" + _net("p -> fc(10)"), None),
+        (_net("maxpool(2 * 2) -> fc(10)"), "product-for-size"),
+        (_net("conv(4, kernel=3*3, pad=same) -> fc(10)"), "product-for-size"),
+        (_net("let n = 2; conv(4, n * 2) -> fc(10)"), None),
+        (_net("fc(10) -> dropout(0.5)"), None),  # a net without a recipe may be a part
+        (trained("epochs = 2, optimizer = adam(lr=0.1)"), "extreme-rate"),
+        (trained("epochs = 2, optimizer = adam(lr=1e-3, weight_decay=5)"), "extreme-rate"),
+        (trained("epochs = 2, optimizer = adamw(lr=0.02, weight_decay=10)"), "extreme-rate"),
+        (trained("epochs = 2, optimizer = adamw(lr=1e-3, weight_decay=1)"), None),  # grokking
+        (trained("epochs = 2, optimizer = sgd(lr=0)"), "extreme-rate"),
+        (trained("epochs = 2, optimizer = lars(lr=10)"), None),
+        (trained("epochs = 2, optimizer = rmsprop(lr=0.3, eps=1)"), None),  # as Inception's
+        (trained("schedule = step(at=5, gamma=1)"), None),
+        (trained("patience = 3, epochs = 3"), "long-patience"),
+        (trained("schedule = step(at=[0.5, 0.75]), epochs = 100"), "early-step"),
+        (trained("schedule = step(at=[0.5, 1.5]), epochs = 2"), None),
+        (trained("schedule = step(at=0.5), epochs = 1"), None),
+        (trained("epochs = 2", data="validation = 9"), "small-validation"),
+        (trained("epochs = 2", data="validation = 10"), None),
+        (trained("epochs = 2", data="validation = 0"), None),
+        (_net("fc(10)") + DATA + "data mnist { batch = 9 }\ntrain { data = mnist }", None),
     ],
 )
 def test_siblings(text: str, found: str | None) -> None:
@@ -175,6 +203,11 @@ def test_siblings(text: str, found: str | None) -> None:
             warned(text)
     else:
         assert names(text) == ([found] if found else [])
+
+
+def test_scores_are_squashed_and_dropped() -> None:
+    found = names(trained("epochs = 2", "fc(10) -> relu -> dropout(0.5)"))
+    assert found == ["squashed-scores", "dropped-scores"]
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)

@@ -20,7 +20,8 @@ from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError, Source, Span, fail
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program, parse_file
-from netdsl.training.recipe.recipe import override_recipe, resolve_recipe
+from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.recipe.settings import override_recipe
 from netdsl.values import Text
 from tests.test_data import idx
 from tests.test_folder import paint

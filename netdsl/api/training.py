@@ -32,8 +32,9 @@ from netdsl.training.recipe.expectations import (
     needs_test_set,
 )
 from netdsl.training.recipe.lints import recipe_warnings
-from netdsl.training.recipe.recipe import override_recipe, resolve_recipe
+from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.recipe.resolved_recipe import without_expectations
+from netdsl.training.recipe.settings import override_recipe
 from netdsl.training.run.callbacks import OnEpoch, Result, StepReport, format_epoch
 from netdsl.training.run.heartbeat import Heartbeat
 from netdsl.training.run.launch import launch

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterable
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netdsl import __version__
+from netdsl.cli.usage_advice import explain
 from netdsl.errors import Diagnostic, NetError
 from netdsl.file_io import replace_non_finite
-from netdsl.foreign_words import find_advice
 from netdsl.standard_streams import STANDARD_OUTPUT
 from netdsl.text_escaping import escape_text
 
@@ -137,20 +136,9 @@ def _describe_error(e: Exception) -> str | None:
             "`ulimit -v`); NETDSL_THREADS=1 uses the fewest"
         )
     if hasattr(e, "format_message"):  # Typer's own errors, whose class is not public
-        return _explain_usage(str(e.format_message()))
+        commands: Any = typer.main.get_command(app)
+        return explain(str(e.format_message()), sys.argv[1:], commands.commands)
     return None
-
-
-_NO_SUCH = re.compile(r"No such (command|option):? '?-*([\w-]+)'?")
-
-
-def _explain_usage(message: str) -> str:
-    """Typer's message, or for a command or an option of another tool, what takes its place."""
-    unknown = _NO_SUCH.match(message)
-    if unknown is None:
-        return message
-    advice = find_advice(unknown[2].replace("-", "_"), [unknown[1]])
-    return f"{unknown[0]}\nhelp: {advice}" if advice else message
 
 
 def print_error(error: NetError) -> None:

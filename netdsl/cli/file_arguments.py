@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from netdsl.errors import fail
+from netdsl.errors import NetError, fail
+from netdsl.limits import MAX_KNOWN_NAMES
 
 if TYPE_CHECKING:
     from netdsl.language.program import Program
@@ -18,7 +24,8 @@ def read_source(path: str) -> str:
     from netdsl.limits import MAX_FILE_BYTES
 
     if path != "-":
-        return read_text(path)
+        with _suggest_missing_file(path):
+            return read_text(path)
     if sys.stdin is None:
         raise fail("there is no standard input")
     try:
@@ -31,18 +38,18 @@ def load_program(path: str, settings: list[str] | None = None, net: str | None =
     """The program of a file, with `--set` applied; a bare name there is a parameter of `net`."""
     from netdsl.language.override import override
     from netdsl.language.program import build_program
-    from netdsl.training.recipe.recipe import HOMES
+    from netdsl.training.recipe.settings import SECTION_KEYS
 
     program = build_program(file := parse_argument(path))
     if not settings:
         return program
-    return build_program(override(file, settings, net, program.net_table.used, HOMES))
+    return build_program(override(file, settings, net, program.net_table.used, SECTION_KEYS))
 
 
 def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Program:
     """The program of a file for training; a bare name in `--set` is a parameter of the recipe's
     net."""
-    from netdsl.training.recipe.recipe import override_recipe
+    from netdsl.training.recipe.settings import override_recipe
 
     return override_recipe(parse_argument(path), settings or (), recipe)
 
@@ -52,7 +59,26 @@ def parse_argument(path: str) -> File:
     from netdsl.language.program import parse_file
     from netdsl.language.upgrade import parse_any_format
 
-    return parse_any_format(read_source(path), "<stdin>") if path == "-" else parse_file(path)
+    if path == "-":
+        return parse_any_format(read_source(path), "<stdin>")
+    with _suggest_missing_file(path):
+        return parse_file(path)
+
+
+@contextmanager
+def _suggest_missing_file(path: str) -> Iterator[None]:
+    """Adds to the error of a file that does not exist the name of a .net file like it."""
+    try:
+        yield
+    except NetError as e:
+        place = Path(path)
+        if os.path.lexists(path) or not place.parent.is_dir():
+            raise
+        names = [p.name for p in islice(place.parent.glob("*.net"), MAX_KNOWN_NAMES)]
+        close = [n for n in (f"{place.name}.net", f"{place.stem}.net") if n in names]
+        close += get_close_matches(place.name, names, n=1, cutoff=0.8)
+        help = f"did you mean {place.with_name(close[0])}?" if close else None
+        raise fail(e.message, help=help) from None
 
 
 def find_net_files(places: list[str]) -> list[str]:

@@ -144,7 +144,11 @@ def fmt(
 @app.command()
 def test(
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE...]", help="Files or folders.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE...]",
+            help="Files or folders; default: all .net files below the working directory.",
+        ),
     ] = None,
     shrink: ShrinkOption = None,
     as_json: JsonOption = False,

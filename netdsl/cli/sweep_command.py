@@ -103,6 +103,11 @@ def sweep(
     recipes = [name.strip() for name in names.split(",")] if names is not None else [None]
     fixed = tuple(map(parse_setting, settings or ()))
     grid = make_grid(recipes, vary or (), seeds, fixed)
+    if grid.size == 1 and not vary:
+        echo_stderr(
+            "nothing varies: `--vary 'train.optimizer.lr=[0.1, 0.01]'` gives values to compare, "
+            "`--seeds 3` repeats runs"
+        )
     asked = parse_metrics(metric or ())
     if csv is not None:
         check_outputs([csv], [Path(path)])

@@ -94,7 +94,7 @@ def train(
     """
     from netdsl.backends import open_backend
     from netdsl.training.recipe.lints import recipe_warnings
-    from netdsl.training.recipe.recipe import stage_names
+    from netdsl.training.recipe.recipe import list_choices, stage_names
     from netdsl.training.run.launch import launch
     from netdsl.training.run.stages import run_stages
     from netdsl.training.step.watch import parse_watch
@@ -109,6 +109,8 @@ def train(
             echo_stderr(f"{key} = {new}, was {old}")
         if resume is None:
             print_warnings(recipe_warnings(program, name))
+            for note in list_choices(program, name):
+                echo_stderr(note)
 
         has_stages = len(stage_names(program, name)) > 1
 

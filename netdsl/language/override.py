@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 
-from netdsl.errors import NetError, Span, fail, suggest_name
+from netdsl.errors import NetError, Span, fail, suggest_name, suggest_spelling
+from netdsl.foreign_words import find_counterpart, normalize_word
 from netdsl.language import syntax as s
 from netdsl.language.parse import parse_expression
 from netdsl.language.unparse import expression_text
@@ -64,6 +64,27 @@ _EXAMPLES = {
 """For each option, a setting and one with globs."""
 
 
+@dataclass(frozen=True)
+class SectionKeys:
+    """The keys that sections may have, with those of the arguments in them, as `train.epochs` and
+    `train.optimizer.lr`; the names of the calls that are the defaults of some; and for names of
+    keys and of entries where they belong, for messages."""
+
+    names: tuple[str, ...] = ()
+    default_calls: Mapping[str, str] = field(default_factory=dict)
+    homes: Mapping[str, str] = field(default_factory=dict)
+
+    def find(self, word: str) -> str | None:
+        """The key of which a word is the last part, also in another framework's spelling."""
+        parts = {key.rpartition(".")[2]: key for key in reversed(self.names)}
+        known = {normalize_word(part): part for part in parts}
+        name = word.replace("-", "_")
+        part = known.get(normalize_word(name)) or find_counterpart(name, known)
+        return parts[part] if part else None
+
+
+NO_KEYS = SectionKeys()
+
 UsedNets = Mapping[str, tuple[VisibleNet, ...]]
 
 
@@ -72,7 +93,7 @@ def override(
     settings: Sequence[str | Setting],
     net: str | None = None,
     used: UsedNets | None = None,
-    homes: Mapping[str, str] = MappingProxyType({}),
+    section_keys: SectionKeys = NO_KEYS,
 ) -> s.File:
     """Returns `file` with each `key=value` applied.
 
@@ -80,17 +101,17 @@ def override(
     section of that name, `train.optimizer.lr` an argument within an entry. `NET.PARAM` sets a
     parameter of a net; a bare name sets one of `net`, or of the file's first net, else a constant
     of the file. A setting for a named section takes precedence over one for all sections. `used`
-    holds the nets of the files that `file` uses; `homes` says of names where they belong, for
-    messages.
+    holds the nets of the files that `file` uses. An argument of an entry that no section has goes
+    to the default of that entry, which `section_keys` holds.
     """
     names = {f"{i.kind}.{i.name}" for i in file.items if isinstance(i, s.Section) and i.name}
     parsed = [x if isinstance(x, Setting) else parse_setting(x) for x in settings]
     for setting in sorted(parsed, key=lambda x: x.target_section in names):
         kind, *path = setting.key.split(".")
         if kind in ("train", "data") and path:
-            file = _set_entry(file, kind, path, setting)
+            file = _set_entry(file, kind, path, setting, section_keys)
         else:
-            file = _set_param(file, setting.key, setting.value, net, used or {}, homes)
+            file = _set_param(file, setting, net, used or {}, section_keys)
     return file
 
 
@@ -140,21 +161,40 @@ def _unbracketed_help(key: str, text: str, option: str) -> str | None:
     return None
 
 
-def _set_entry(file: s.File, kind: str, path: list[str], setting: Setting) -> s.File:
-    key = setting.key
+def _set_entry(
+    file: s.File, kind: str, path: list[str], setting: Setting, section_keys: SectionKeys
+) -> s.File:
     sections = [i for i in file.items if isinstance(i, s.Section) and i.kind == kind]
     named_sections = [x for x in sections if x.name == path[0]]
     if named_sections and len(path) > 1:
         sections, path = named_sections, path[1:]
     if not sections:
-        raise fail(f"there is no `{kind}` section to set `{key}` in")
+        raise fail(f"there is no `{kind}` section to set `{setting.key}` in")
+    name = ".".join((kind, *path))
+    default = section_keys.default_calls.get(f"{kind}.{path[0]}", "")
     if len(path) > 1:
-        sections = [x for x in sections if _has_call(x, path)]
-        if not sections:
-            name = ".".join(path[:-1])
-            raise fail(f"the file has no `{kind}` section or entry `{name}` to set `{key}` in")
-    changed = {id(x): _set_in_section(x, path, setting) for x in sections}
+        without_entry = [x for x in sections if default and _find_entry(x, path[0]) is None]
+        sections = [x for x in sections if _has_call(x, path)] or without_entry
+    if not sections or len(path) > 2 or (len(path) == 1 and _belongs_elsewhere(name, section_keys)):
+        raise fail(
+            f"there is no setting called `{setting.key}`",
+            help=_suggest_key(name, section_keys) or f"settings are: {kind}.KEY",
+        )
+    changed = {id(x): _set_in_section(x, path, setting, default) for x in sections}
     return replace(file, items=tuple(changed.get(id(i), i) for i in file.items))
+
+
+def _belongs_elsewhere(key: str, section_keys: SectionKeys) -> bool:
+    """Whether a section has no such key, but another, or a call in one, has one of that name."""
+    section, _, name = key.rpartition(".")
+    found = section_keys.find(name) if key not in section_keys.names else None
+    return found is not None and found.rpartition(".")[0] != section
+
+
+def _suggest_key(key: str, section_keys: SectionKeys) -> str | None:
+    """A help line with the key of a section that a wrong one probably means."""
+    found = section_keys.find(key.rpartition(".")[2])
+    return f"did you mean `{found}`?" if found else suggest_spelling(key, section_keys.names)
 
 
 def _find_entry(section: s.Section, name: str) -> s.SectionEntry | None:
@@ -168,15 +208,16 @@ def _has_call(section: s.Section, path: list[str]) -> bool:
     return len(path) == 2 and entry is not None and isinstance(entry.value, s.CallExpr | s.Name)
 
 
-def _set_in_section(section: s.Section, path: list[str], setting: Setting) -> s.Section:
+def _set_in_section(
+    section: s.Section, path: list[str], setting: Setting, default: str
+) -> s.Section:
+    """Sets an entry, or an argument of the call that is its value, `default` if it is absent."""
     value = setting.value
     old_entry = _find_entry(section, path[0])
-    if (
-        old_entry is not None
-        and len(path) == 2
-        and isinstance(old_entry.value, s.CallExpr | s.Name)
-    ):
-        value = _set_argument(old_entry.value, path[1], setting)
+    if len(path) == 2:
+        call = old_entry.value if old_entry is not None else s.Name(setting.span, default)
+        if isinstance(call, s.CallExpr | s.Name):
+            value = _set_argument(call, path[1], setting)
     other_entries = tuple(e for e in section.entries if e is not old_entry)
     return replace(section, entries=(*other_entries, s.SectionEntry(setting.span, path[0], value)))
 
@@ -189,13 +230,13 @@ def _set_argument(call: s.CallExpr | s.Name, name: str, setting: Setting) -> s.C
 
 def _set_param(
     file: s.File,
-    key: str,
-    value: s.Expression,
+    setting: Setting,
     net: str | None,
     used: UsedNets,
-    homes: Mapping[str, str],
+    section_keys: SectionKeys,
 ) -> s.File:
     """Sets the default of a net's parameter, an argument of an instance, or a constant."""
+    key, value = setting.key, setting.value
     table = NetTable(file.span.source.name, own_nets(file), used)
     constants = {i.name: i for i in file.items if isinstance(i, s.Let) and i.params is None}
     if not table.own and not used and not constants:
@@ -208,11 +249,26 @@ def _set_param(
         return _replace_item(file, constants[key], replace(constants[key], value=value))
     net_keys = [f"{n}.{p}" for n in table.own for p in parameter_names(table, n)]
     sections = [i for i in file.items if isinstance(i, s.Section)]
-    section_keys = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
-    keys = [*parameter_names(table, target), *net_keys, *constants, *section_keys]
-    help = _suggest_entry(sections, key) or homes.get(key)
-    help = help or suggest_name(key, keys, "settings are")
+    patterns = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
+    keys = [*parameter_names(table, target), *net_keys, *constants, *patterns]
+    help = (
+        _suggest_section(sections, key)
+        or _suggest_entry(sections, key)
+        or section_keys.homes.get(key)
+        or _suggest_key(key, section_keys)
+        or suggest_name(key, keys, "settings are")
+    )
     raise fail(f"there is no setting called `{key}`", help=help)
+
+
+def _suggest_section(sections: Sequence[s.Section], key: str) -> str | None:
+    """What was meant by a key that names a section only, or that begins with a section's name."""
+    if key == "data":
+        return "did you mean `data.source`?"
+    if key == "train":
+        return "`netdsl train FILE:NAME` chooses a recipe; settings are `train.KEY`"
+    named = next((x for x in sections if x.name == key.partition(".")[0]), None)
+    return f"did you mean `{named.kind}.{key}`?" if named and "." in key else None
 
 
 def _suggest_entry(sections: Sequence[s.Section], key: str) -> str | None:

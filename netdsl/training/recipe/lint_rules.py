@@ -295,10 +295,18 @@ def find_late_step(subject: Subject) -> Iterator[Finding]:
 
 
 def find_early_step(subject: Subject) -> Iterator[Finding]:
-    schedule = subject.recipe.schedule if subject.recipe else None
-    if schedule is not None and 0 in schedule.arguments.get("at", ()):
+    """Finds steps at 0, and steps that are shares of the run."""
+    if subject.recipe is None:
+        return
+    schedule, epochs = subject.recipe.schedule, subject.recipe.epochs
+    at = schedule.arguments.get("at", ())
+    if 0 in at:
         message = "the rate changes before the first epoch"
         yield Finding(message, schedule.span, "`at` counts finished epochs: begin with 1")
+    elif at and max(at) < 1 < epochs:
+        meant = ", ".join(format_value(float(f"{x * epochs:.6g}")) for x in at)
+        message = f"all steps are within the first of {epochs} epochs"
+        yield Finding(message, schedule.span, f"`at` counts epochs: write `at=[{meant}]`")
 
 
 def find_long_warmup(subject: Subject) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from netdsl.data.config import SIGNATURE as DATA_SIGNATURE
@@ -12,11 +12,9 @@ from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, limit_error
 from netdsl.language.elaborate import Settings, ShrinkSettings, shrink_settings
 from netdsl.language.evaluate import TopLevel
-from netdsl.language.override import Setting, override
 from netdsl.language.program import (
     CHOICE_OF_RECIPE,
     Program,
-    build_program,
     evaluate_section,
 )
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_EPOCHS, MAX_GLOBS
@@ -261,14 +259,23 @@ def net_name(program: Program, name: str | None) -> str | None:
     return program.reference_name(section, "net") if section else None
 
 
-def override_recipe(file: s.File, settings: Sequence[str | Setting], recipe: str | None) -> Program:
-    """The program of a file with `--set` applied; a bare name there is a parameter of the recipe's
-    net."""
-    program = build_program(file)
-    if not settings:
-        return program
-    net = net_name(program, recipe)
-    return build_program(override(file, settings, net, program.net_table.used, HOMES))
+def list_choices(program: Program, name: str | None) -> list[str]:
+    """A line for each section that is used because it is the first of several named ones, as no
+    other was asked for."""
+    recipe = program.find_section("train", name)
+    wanted = program.reference_name(recipe, "data") if recipe else None
+    lines = []
+    for kind, asked, how in (
+        ("train", name, "FILE:{}"),
+        ("data", wanted, "data = {}"),
+    ):
+        names = [x.name for x in program.sections(kind)]
+        if asked is None and len(names) > 1 and names[0] and None not in names:
+            other = how.format(names[1])
+            lines.append(
+                f"uses `{kind} {names[0]}`, the first of {len(names)}; `{other}` chooses another"
+            )
+    return lines
 
 
 def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:

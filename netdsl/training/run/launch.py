@@ -11,7 +11,7 @@ from netdsl.errors import fail
 from netdsl.file_io import split_file_and_name
 from netdsl.language import syntax as s
 from netdsl.language.program import Program
-from netdsl.training.recipe.recipe import override_recipe
+from netdsl.training.recipe.settings import override_recipe
 from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.training.store.lock import lock_directories
 from netdsl.training.store.resume import load_continuation

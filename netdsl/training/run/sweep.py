@@ -20,8 +20,9 @@ from netdsl.language.program import Program, build_program, reject_read
 from netdsl.training.metrics.table import MetricName
 from netdsl.training.recipe.expectations import ExpectationResult, judge_expectations
 from netdsl.training.recipe.lints import recipe_warnings
-from netdsl.training.recipe.recipe import Recipe, override_recipe, resolve_recipe, stage_names
+from netdsl.training.recipe.recipe import Recipe, resolve_recipe, stage_names
 from netdsl.training.recipe.resolved_recipe import resolve_file
+from netdsl.training.recipe.settings import override_recipe
 from netdsl.training.run.phase import OnPhase, ignore_phase
 from netdsl.training.run.stages import RunStage, prepare_stages, run_stages
 from netdsl.training.run.sweep_grid import Combination, Grid, name_runs, seed_setting

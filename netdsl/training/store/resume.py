@@ -16,14 +16,16 @@ from netdsl.language.program import Program, build_program, parse_file, reject_r
 from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_MESSAGE_CHARACTERS
 from netdsl.text_escaping import escape_line
-from netdsl.training.recipe.recipe import HOMES, Recipe, net_name, resolve_recipe
+from netdsl.training.recipe.recipe import Recipe, net_name, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import Pin, resolve_file
+from netdsl.training.recipe.settings import SECTION_KEYS
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
 from netdsl.training.store.metrics_log import last_epoch, read_test_metrics
 from netdsl.training.store.progress import Progress
 from netdsl.types import Node
 
+_MAX_LISTED_RUNS = 5
 FIXED_KEYS = {
     "train.seed": "held-out images would be used for training",
     "data.validation": "held-out images would be used for training",
@@ -55,8 +57,7 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     contains no run, or for a change that a started run does not allow."""
     saved, text = load_last(out), out / "recipe.net"
     if saved is None and not text.is_file():
-        help = "`netdsl train FILE` starts a run, and `--resume DIR` resumes it"
-        raise fail(f"{out} does not contain a run: there is no recipe.net", help=help)
+        raise _missing_run(out)
     if saved is not None:
         file = saved.syntax_tree()
     else:
@@ -64,7 +65,8 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     before = build_program(file, reject_read)
     if saved is not None and text.is_file():
         _check_same_net(before, text, saved.origin)
-    changed = override(file, settings, net_name(before, None), homes=HOMES) if settings else file
+    net = net_name(before, None)
+    changed = override(file, settings, net, None, SECTION_KEYS) if settings else file
     now = build_program(
         changed if saved is None else _keep_finished_stages(file, changed, settings), reject_read
     )
@@ -78,6 +80,24 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     if saved is not None:
         _check_epochs(resolve_recipe(now).epochs, saved)
     return Continuation(now, saved, changes)
+
+
+def list_runs(folder: Path) -> list[Path]:
+    """The newest runs in a folder, the newest first."""
+    texts = sorted(folder.glob("*/recipe.net"), key=lambda p: p.stat().st_mtime, reverse=True)
+    return [p.parent for p in texts[:_MAX_LISTED_RUNS]]
+
+
+def _missing_run(out: Path) -> NetError:
+    if out.is_file():
+        run = f": `--resume {out.parent}`" if (out.parent / "recipe.net").is_file() else ""
+        return fail(f"{out} is a file", help=f"`--resume` takes the directory of a run{run}")
+    reason = "there is no recipe.net" if out.exists() else "there is no such directory"
+    message = f"{out} does not contain a run: {reason}"
+    runs = list_runs(out) or list_runs(out.parent)
+    if runs:
+        return fail(message, help="runs are: " + ", ".join(f"`--resume {run}`" for run in runs))
+    return fail(message, help="`netdsl train FILE` starts a run, and `--resume DIR` resumes it")
 
 
 def _check_epochs(epochs: int, saved: Checkpoint) -> None:

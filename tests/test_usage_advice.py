@@ -1,0 +1,169 @@
+"""A command line with a mistake is answered with the line that was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from netdsl import cli
+from netdsl.cli.usage_advice import _OTHER_NAMES, explain
+from netdsl.data.config import SIGNATURE as DATA_SIGNATURE
+from netdsl.errors import NetError
+from netdsl.language.override import PythonSetting
+from netdsl.language.parse import parse
+from netdsl.training.recipe.recipe import SIGNATURE as TRAIN_SIGNATURE
+from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.recipe.settings import SECTION_KEYS, override_recipe
+
+BARE = "net n { input(8x8x1); fc(10) }\ndata { source = digits }\ntrain { epochs = 1 }\n"
+NAMED = BARE + "train b { epochs = 2 }\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "help"),
+    [
+        ("fit f.net", "write `netdsl train FILE`"),
+        ("run f.net", "write `netdsl train FILE`"),
+        ("validate f.net", "write `netdsl check FILE` or `netdsl eval WEIGHTS`"),
+        ("build f.net", "write `netdsl compile FILE`"),
+        ("help", "write `netdsl --help`"),
+        ("resume runs/a", "write `netdsl train --resume DIR`"),
+        ("infer runs/a a.png", "write `netdsl predict WEIGHTS IMAGE`"),
+        ("lint f.net", "write `netdsl check FILE`"),
+        ("evaluate runs/a", "write `netdsl eval WEIGHTS`"),
+        ("sumary f.net", "did you mean `summary`?"),
+        ("f.net", "a command comes first: `netdsl check f.net`, `netdsl train f.net`"),
+        ("f.net:b", "a command comes first: `netdsl check f.net:b`, `netdsl train f.net:b`"),
+        ("train f.net --epochs 5", "write `--set train.epochs=5`"),
+        ("train f.net --epochs=5", "write `--set train.epochs=5`"),
+        ("train --batch-size 4 f.net", "write `--set data.batch=4`"),
+        ("train f.net --lr 0.1", "write `--set train.optimizer.lr=0.1`"),
+        ("train f.net --seed 3", "write `--set train.seed=3`"),
+        ("train f.net --optimizer adam", "write `--set train.optimizer=adam`"),
+        ("train f.net --lr", "write `--set train.optimizer.lr=...`"),
+        ("train f.net --gpu", "write `--device cuda`"),
+        ("train f.net --dryrun", "did you mean `--dry-run`?"),
+        ("train f.net --verbose", "`netdsl train --help` lists the options"),
+        ("eval w --batch-size 3", "`data.batch` is read from the weights"),
+        ("train f.net --set train.epochs 5", "write `--set train.epochs=5`"),
+        ("train f.net b", "a net or recipe of a file is named with a colon: `f.net:b`"),
+        ("check", "for example: `netdsl check models/lenet.net`"),
+        ("predict w", "for example: `netdsl predict runs/digits-1/best.safetensors three.png`"),
+        ("import x.onnx", "for example: `netdsl import squeezenet.onnx -o squeezenet.net"),
+        ("export w", "for example: `netdsl export runs/cifar-1 -o cifar.onnx`"),
+        ("train f.net --data", "for example: `netdsl train models/digits.net"),
+        ("train --resume", "name the run's directory: `--resume runs/good`"),
+        ("train --resume runs", "runs are: `--resume runs/good`"),
+        ("train --resume runs/goood", "runs are: `--resume runs/good`"),
+        ("train --resume runs/good/best.safetensors", "of a run: `--resume runs/good`"),
+        ("train f", "did you mean f.net?"),
+        ("train f.nett", "did you mean f.net?"),
+        ("check f.py", "did you mean f.net?"),
+        ("train f.net:b --set b.epochs=4", "did you mean `train.b.epochs`?"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_was_meant(
+    netdsl: Any, tmp_path: Path, args: str, help: str
+) -> None:
+    (tmp_path / "f.net").write_text(NAMED)
+    run = tmp_path / "runs" / "good"
+    run.mkdir(parents=True)
+    (run / "recipe.net").write_text(BARE)
+    (run / "best.safetensors").write_bytes(b"")
+    code, out, err = netdsl(*args.split())
+    assert code == 2
+    assert not out
+    error, _, advice = err.rstrip().partition("\nhelp: ")
+    assert error.startswith("error: ")
+    assert help in advice
+
+
+def test_every_other_name_leads_to_a_command_or_an_option() -> None:
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    for name, usage in _OTHER_NAMES.items():
+        assert name not in commands
+        assert usage.split()[0] in (*commands, "--help", "--version")
+
+
+def test_another_problem_is_left_as_it_is() -> None:
+    assert explain("Invalid value for '--shrink': 0", ["train"], {}) == (
+        "Invalid value for '--shrink': 0"
+    )
+
+
+# ---- keys of `--set` --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", sorted(SECTION_KEYS.default_calls))
+def test_an_argument_of_a_default_call_can_be_set(key: str) -> None:
+    parameter = {"optimizer": "lr", "schedule": "warmup", "loss": "smoothing"}[key.split(".")[1]]
+    recipe = resolve_recipe(override_recipe(parse(BARE), [f"{key}.{parameter}=0.25"], None))
+    chosen = {
+        "train.optimizer": recipe.optimizer,
+        "train.schedule": recipe.schedule,
+        "train.loss": recipe.loss.terms[0][0],
+    }[key]
+    assert chosen.name == SECTION_KEYS.default_calls[key]
+    assert chosen.arguments[parameter] == 0.25
+
+
+def test_only_the_sections_with_a_call_are_set_where_there_is_one() -> None:
+    text = NAMED.replace("epochs = 2", "optimizer = adam")
+    program = override_recipe(parse(text), ["train.optimizer.lr=0.25"], None)
+    assert resolve_recipe(program, "b").optimizer.arguments["lr"] == 0.25
+    assert resolve_recipe(program).optimizer.arguments["lr"] == 0.01
+
+
+def test_every_key_of_a_section_is_known() -> None:
+    for signature in (TRAIN_SIGNATURE, DATA_SIGNATURE):
+        for param in signature.params:
+            assert f"{signature.name}.{param.name}" in SECTION_KEYS.names
+
+
+@pytest.mark.parametrize(
+    ("setting", "help"),
+    [
+        ("train.lr=0.1", "did you mean `train.optimizer.lr`?"),
+        ("train.batch_size=4", "did you mean `data.batch`?"),
+        ("data.epochs=4", "did you mean `train.epochs`?"),
+        ("train.warmup=4", "did you mean `train.schedule.warmup`?"),
+        ("train.optimizr.lr=4", "did you mean `train.optimizer.lr`?"),
+        ("optimizer.lr=0.1", "did you mean `train.optimizer.lr`?"),
+        ("optimizer=adam", "`optimizer` is a key of the train section: `train.optimizer`"),
+        ("learning-rate=4", "did you mean `train.optimizer.lr`?"),
+        ("batch=4", "`batch` is a key of the data section: `data.batch`"),
+        ("trian.epochs=3", "did you mean `train.epochs`?"),
+        ("data=mnist", "did you mean `data.source`?"),
+        ("train=b", "`netdsl train FILE:NAME` chooses a recipe"),
+        ("nothing=3", "settings are: data.KEY, train.KEY"),
+    ],
+)
+@pytest.mark.parametrize("kind", [str, PythonSetting])
+def test_a_wrong_key_leads_to_the_right_one(setting: str, help: str, kind: type[str]) -> None:
+    with pytest.raises(NetError) as e:
+        override_recipe(parse(BARE), [kind(setting)], None)
+    assert help in str(e.value)
+    assert setting.partition("=")[0] in e.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "lines"),
+    [
+        (BARE.replace("train {", "train a {") + "train b { epochs = 2 }\n", "", ["train a"]),
+        (BARE.replace("train {", "train a {") + "train b { epochs = 2 }\n", ":b", []),
+        (BARE.replace("data {", "data a {") + "data b { source = mnist }\n", "", ["data a"]),
+        (NAMED, "", []),
+        (BARE, "", []),
+    ],
+)
+def test_a_choice_among_named_sections_is_printed(
+    netdsl: Any, tmp_path: Path, text: str, place: str, lines: list[str]
+) -> None:
+    (tmp_path / "f.net").write_text(text)
+    code, _, err = netdsl("train", f"f.net{place}", "--dry-run")
+    assert code == 0
+    found = [x.partition("`, ")[0] for x in err.splitlines() if x.startswith("uses ")]
+    assert found == [f"uses `{line}" for line in lines]
