@@ -94,7 +94,7 @@ def test_seeds_and_settings_are_those_of_the_recipe() -> None:
     assert "lr=0.5" in text
     assert "validation = 0" in text
     choosing = NetClassifier(MLP, epochs=1, set={"train.best": "max(val_f1)"})
-    with pytest.raises(NetError, match="`validation = 0` holds nothing out"):
+    with pytest.raises(NetError, match="`validation = 0` holds out no images"):
         choosing.fit(X, Y)
     held = {"train.best": "max(val_f1)", "data.validation": 0.2}
     assert "val_f1" in choosing.set_params(set=held).fit(X, Y).history_[0]
