@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from netdsl.cli import (
+    chart_command,
     compiler,
     diff,
     export_command,
@@ -18,6 +19,7 @@ from netdsl.cli.app import app, main
 
 __all__ = [
     "app",
+    "chart_command",
     "compiler",
     "diff",
     "export_command",
