@@ -237,7 +237,7 @@ def test_a_net_of_two_inputs_takes_each_by_its_name(tmp_path: Path) -> None:
 
 def test_the_seed_of_a_file_can_be_chosen_and_that_of_weights_cannot(folder: Path) -> None:
     first, same, other = (
-        package.load(folder / "tiny.net", seed=seed).weights["head.fc1.weight"] for seed in (3, 3, 4)
+        package.load(folder / "tiny.net", seed=n).weights["head.fc1.weight"] for n in (3, 3, 4)
     )
     assert (first == same).all()
     assert (first != other).any()

@@ -100,6 +100,11 @@ class Net:
         return has_label_probabilities(self._network, self._source.recipe)
 
     @property
+    def seed(self) -> int | None:
+        """The seed from which random weights are drawn; None for weights that were given."""
+        return self._source.recipe.seed if self._given.weights is None else None
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """The metrics of the epoch that the weights are from; empty for random weights."""
         return dict(self._given.metrics)

@@ -7,6 +7,8 @@ import io
 import math
 import os
 import re
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +23,7 @@ from netdsl.types import Array
 SUFFIX = ".npy"
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000
+_MAX_AXES = 32
 _HEADER = re.compile(
     r"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), 'shape': "
     r"\(((?:\d{1,19}L?, ?)*(?:\d{1,19}L?)?)\), *\} *\n?"
@@ -65,6 +68,8 @@ def read_header(f: IO[bytes]) -> NpyHeader:
         excerpt = ascii(text[:60].decode("latin-1"))
         raise HeaderError(f"has the header {excerpt}, not that of a plain numeric array")
     shape = tuple(int(n.strip().rstrip("L")) for n in found[3].split(",") if n.strip())
+    if len(shape) > _MAX_AXES:
+        raise HeaderError(f"has {len(shape)} axes; NumPy writes at most {_MAX_AXES}")
     return NpyHeader(shape, np.dtype(found[1]), found[2] == "True")
 
 
@@ -82,6 +87,8 @@ def read_npy(path: Path) -> Array:
             held = "Python objects, a pickle, which is never read"
             held = held if header.dtype.hasobject else str(header.dtype)
             raise fail(f"{path} holds {held}, not numbers", help=_SAVE_HELP)
+        if not header.size:
+            raise fail(f"{path} holds no values: its shape is {header.shape}", help=_SAVE_HELP)
         if header.size > os.fstat(f.fileno()).st_size:
             raise fail(f"{path} claims to have {header.size:,} bytes of values; it is damaged")
         check_memory(str(path), header.size)
@@ -96,4 +103,13 @@ def format_npy(array: Array) -> bytes:
     """An array as the content of a .npy file."""
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def format_npz(arrays: Mapping[str, Array]) -> bytes:
+    """Arrays by name as the content of an .npz file; the same arrays give the same bytes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, array in arrays.items():
+            archive.writestr(zipfile.ZipInfo(f"{name}{SUFFIX}"), format_npy(array))
     return content.getvalue()
