@@ -202,7 +202,7 @@ _PIXELS = (
     "pixels are scaled to 0..1 already; `normalize` in `data` subtracts a mean and divides by a "
     "deviation"
 )
-_STATISTICS = "write `normalize = by(mean=[0.5], std=[0.5])` in `data`; it is no augmentation"
+_STATISTICS = "write `normalize = by(mean=[0.5], std=[0.5])` in `data`; it is not an augmentation"
 _DECAY = "write `optimizer = sgd(lr=0.1, weight_decay=1e-4)`, which decays all weights"
 _FREEZE = '`freeze = "conv1.*"` in `train` keeps the weights of the layer labelled `conv1`'
 _WITHOUT_LOADER = f"{_UNNEEDED}images are read in the background"
@@ -247,7 +247,7 @@ _ADVICE: dict[str, dict[str, str]] = {
                 "chain the layers with `->`; a `block` names a chain that is used several times"
             ),
             "attention self_attention multi_head_attention transformer": (
-                "there is no attention over places; a gate weighs the channels: "
+                "there is no spatial attention; a gate weights the channels: "
                 "`mul { identity | ... -> sigmoid }`"
             ),
             "se squeeze_excitation squeeze_excite se_block": f"write it as a gate: {_SE}",
@@ -313,7 +313,9 @@ _ADVICE: dict[str, dict[str, str]] = {
             "seed": "`seed` belongs in `train`: every random number depends on it",
             "keep_prob": "`rate` is the share that is zeroed: 1 - keep_prob",
             "betas": "write `beta1=0.9, beta2=0.999`",
-            "decay": ("`weight_decay` pulls weights to zero; `schedule = inverse` lowers the rate"),
+            "decay": (
+                "`weight_decay` pulls weights towards zero; `schedule = inverse` lowers the rate"
+            ),
             "dampening amsgrad foreach fused maximize track_running_stats": (
                 f"{_UNNEEDED}there is no such option"
             ),
@@ -411,7 +413,9 @@ _ADVICE: dict[str, dict[str, str]] = {
             ),
         },
         "value of sampling": {
-            "weighted stratified oversample": "`balanced` draws as many images of each class",
+            "weighted stratified oversample": (
+                "`balanced` draws the same number of images of each class"
+            ),
         },
         "value of pad": {"valid": "write `pad=0`, which is Keras's `valid`"},
         "value of lr": {
@@ -433,7 +437,9 @@ _ADVICE: dict[str, dict[str, str]] = {
             "data.validation": (
                 "`validation = 0.1` is a share, `validation = 500` a number of images"
             ),
-            "train.schedule": "one schedule holds for the whole run; `constant` keeps the rate",
+            "train.schedule": (
+                "one schedule applies to the whole run; `constant` keeps the rate constant"
+            ),
             "train.ema": "write `ema = 0.999`",
             "train.freeze": 'write `freeze = "conv1.*"`: a glob of weights',
             "no_decay": 'write `no_decay=["*.bias"]`: a list of globs of weights',

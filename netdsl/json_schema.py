@@ -35,7 +35,7 @@ class JsonInteger:
 
     def check(self, value: Any, path: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
-            _raise_mismatch(value, path, "a whole number")
+            _raise_mismatch(value, path, "an integer")
         if not self.low <= value <= self.high:
             _raise_mismatch(value, path, f"from {self.low:,} to {self.high:,}")
 

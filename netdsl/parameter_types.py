@@ -50,9 +50,9 @@ class Integer:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeMismatch("a whole number")
+            raise TypeMismatch("an integer")
         if not self.low <= value <= self.high:
-            raise TypeMismatch(f"a whole number {_format_range(self.low, self.high)}")
+            raise TypeMismatch(f"an integer {_format_range(self.low, self.high)}")
         return value
 
 
@@ -148,7 +148,7 @@ class Extent:
         if isinstance(dims, int | float) and not isinstance(dims, bool):
             side = Integer(self.low, 65536).accept(dims)
             return side, side
-        raise TypeMismatch("a height and width such as `3x3`, or one whole number for a square")
+        raise TypeMismatch("a height and width such as `3x3`, or one integer for a square")
 
 
 @dataclass(frozen=True)

@@ -37,5 +37,5 @@ def pickle_error(path: Path) -> NetError:
             f"save_file({tensors}, {written})",
         ],
         help="these two lines of Python write its weights to a safetensors file, where PyTorch is "
-        "installed; if it holds a whole module, save the module's `state_dict()` instead",
+        "installed; if it contains a whole module, save the module's `state_dict()` instead",
     )

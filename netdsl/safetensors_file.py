@@ -78,7 +78,7 @@ def read_header(f: BinaryIO, size: int) -> TensorHeader:
     end = 0
     for begin, after in sorted(tuple(entry["data_offsets"]) for entry in header.values()):
         if begin != end or after < begin:
-            raise SchemaError("its weights do not lie one after the other")
+            raise SchemaError("its weights are not contiguous")
         end = after
     if end != size - 8 - length:
         raise SchemaError(
@@ -97,7 +97,9 @@ def read_tensor(f: BinaryIO, entry: TensorEntry) -> Array:
     """One tensor as float32. Raises SchemaError where it is not one of `FLOAT_TYPES`, or has not
     the bytes of its shape."""
     if entry.dtype not in _STORED_TYPES:
-        raise SchemaError(f"`{entry.name}` is of type {entry.dtype}, which holds no weights")
+        raise SchemaError(
+            f"`{entry.name}` is of type {entry.dtype}, which cannot represent weights"
+        )
     stored, count = np.dtype(_STORED_TYPES[entry.dtype]), math.prod(entry.shape)
     if entry.nbytes != stored.itemsize * count:
         raise SchemaError(

@@ -223,7 +223,7 @@ class Signature:
             return f"the input channels are inferred; give only the output channels: `{call}`"
         index = names.index(name)
         value = format_value(values[index])
-        return f"{value} is `{name}` already, by its position: {self._format_usage()}"
+        return f"{value} already sets `{name}` by position: {self._format_usage()}"
 
     def _convert_argument(
         self,
@@ -285,7 +285,7 @@ class Signature:
             if near:
                 return near
         if value == 0 and _accepts(param.type, None):
-            return "`none` switches it off"
+            return "`none` turns it off"
         use = find_advice(f"{self.name}.{param.name}", ["use"]) or find_advice(param.name, ["use"])
         if use and isinstance(value, str):
             use = use.replace('"FILE"', format_value(value))

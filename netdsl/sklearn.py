@@ -180,7 +180,7 @@ def _check_lists(y: Any) -> None:
         and any(isinstance(name, str) for name in row)
         for row in rows
     ):
-        raise ValueError(f"y holds lists of names; {SEVERAL_LABELS_ADVICE}")
+        raise ValueError(f"y contains lists of names; {SEVERAL_LABELS_ADVICE}")
 
 
 def _check_integers(X: Any) -> None:

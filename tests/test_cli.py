@@ -194,7 +194,7 @@ def test_an_earlier_run_is_never_written_over(netdsl: Any, tmp_path: Path) -> No
     (tmp_path / "out" / "last.safetensors").write_bytes(b"precious")
     code, _, err = netdsl("train", DIGITS, "--out", "out")
     assert code == 2
-    assert "already holds last.safetensors" in err
+    assert "already contains last.safetensors" in err
     assert (tmp_path / "out" / "last.safetensors").read_bytes() == b"precious"
 
 

@@ -211,7 +211,7 @@ def test_a_run_takes_a_folder_of_its_own_and_never_a_user_s_files(tmp_path: Path
     (tmp_path / "recipe.net").write_text(Path(DIGITS).read_text())
     found = netdsl("train", "recipe.net", "--out", ".", cwd=tmp_path)
     assert found.returncode == 2
-    assert "already holds recipe.net" in found.stderr
+    assert "already contains recipe.net" in found.stderr
     from netdsl.training.store.run_directory import create_run_directory
 
     here = Path.cwd()
@@ -295,7 +295,7 @@ WHOLE = {
         ({"metrics": {"val_accuracy": "high"}}, '`metadata.metrics.val_accuracy` is "high"'),
         ({"metrics": {"train_loss": 10**400}}, r"`metadata.metrics.train_loss` is 10\^400"),
         ({"progress": {"step": -1}}, "`metadata.progress.step` is -1, not from 0"),
-        ({"progress": {"step": True}}, "`metadata.progress.step` is true, not a whole number"),
+        ({"progress": {"step": True}}, "`metadata.progress.step` is true, not an integer"),
         ({"progress": {"changes": "x"}}, '`metadata.progress.changes` is "x", not a list'),
         ({"progress": {"changes": ["a\nb"]}}, "changes.*not one line"),
         ({"progress": {"history": [5]}}, r"`metadata.progress.history\[0\]` is 5, not an object"),

@@ -140,7 +140,7 @@ def test_parts_have_many_names(tmp_path: Path) -> None:
             "move it away",
         ),
         (["train/steam", "train/diesel", "plane"], "a part, or a class like plane", "move plane"),
-        (["Val/a", "Val/b"], "holds Val, but no train", "DIR/train/CLASS"),
+        (["Val/a", "Val/b"], "contains Val, but no train", "DIR/train/CLASS"),
         (
             ["cat/train", "cat/val", "dog/train", "dog/val"],
             "contain.* the same folders train, val",
@@ -453,7 +453,7 @@ def loaded(folder: Path, skip_bad: bool = False) -> Dataset:
             "val/blue is a class without training pictures",
             "green, red",
         ),
-        (lambda d: write(d / "val", 1), "holds val, but no train", "DIR/train/CLASS"),
+        (lambda d: write(d / "val", 1), "contains val, but no train", "DIR/train/CLASS"),
         (
             lambda d: (write(d, 1), (d / "red" / "x.jpg").write_text("<html>")),
             r"red/x\.jpg is not a readable picture",

@@ -98,8 +98,8 @@ def test_truth(a: bool, b: bool, c: bool) -> None:
         (f"range({MAX_LIST_LENGTH + 1})", "a list has at most"),
         (f"range({MAX_LIST_LENGTH}) + [1]", "a list has at most"),
         (f"[1] + range({MAX_LIST_LENGTH})", "a list has at most"),
-        (f"{MAX_NUMBER} + 1", "whole numbers are limited to"),
-        (f"-{MAX_NUMBER} - 1", "whole numbers are limited to"),
+        (f"{MAX_NUMBER} + 1", "integers are limited to"),
+        (f"-{MAX_NUMBER} - 1", "integers are limited to"),
         ("1e308 * 10", "too large"),
         ("sum([[1], [2]])", "cannot take these arguments"),
         ("min(yes, 1)", "cannot take these arguments"),
@@ -117,7 +117,7 @@ def test_the_last_that_is_allowed() -> None:
     assert value(f"{MAX_NUMBER} + 0") == MAX_NUMBER
     deep = MAX_NESTING_DEPTH
     assert value("(" * deep + "1" + ")" * deep) == 1
-    with pytest.raises(NetError, match=f"brackets nest more than {deep} deep"):
+    with pytest.raises(NetError, match=f"brackets are nested more than {deep} deep"):
         value("(" * (deep + 1) + "1" + ")" * (deep + 1))
     assert shape("input(3) -> identity * 0") == "3"
     assert shape(f"input(3); relu * {MAX_REPEATS}") == "3"
@@ -151,7 +151,7 @@ def test_what_flows_out(body: str, size: str) -> None:
     ("text", "complaint"),
     [
         ("net n { input(4); output main: fc(2) }", "`main` is the net's own output"),
-        ("net n { input(4); for c in [1] { fc(2) }; fc(c) }", "a whole number, not c"),
+        ("net n { input(4); for c in [1] { fc(2) }; fc(c) }", "an integer, not c"),
         ("net n { input(4); fc(2) }\nnet n { input(3) }", "two nets are called `n`"),
         ("block b { relu }\nblock b { tanh }", "two blocks are called `b`"),
         ("train { epochs = 1 }\ntrain { epochs = 2 }", "two train sections have no name"),
@@ -212,8 +212,8 @@ def test_what_is_set_reaches_its_section(
         ("train.ema=1", "below 1"),
         ("train.ema=0", "above 0"),
         ("train.seed=-1", "from 0"),
-        ("train.epochs=1.5", "a whole number"),
-        ("train.epochs=yes", "a whole number"),
+        ("train.epochs=1.5", "an integer"),
+        ("train.epochs=yes", "an integer"),
         ("train.optimizer.lr=-0.1", "at least 0"),
         ("train.optimizer.momentum=1", "below 1"),
         ("train.optimizer.nesterov=1", "`yes` or `no`"),

@@ -331,7 +331,7 @@ def test_best_is_read_as_it_is_written(direction: str, name: Any, of_class: str 
 
 def test_max_and_min_still_compute() -> None:
     assert recipe("epochs = max(2, min([7, 9]))").epochs == 7
-    with pytest.raises(NetError, match="must be a whole number"):
+    with pytest.raises(NetError, match="must be an integer"):
         recipe("epochs = max(batch)")
     with pytest.raises(NetError, match="a metric such as"):
         read_metric(Call("max", (Argument(None, 3),)).arguments[0].value)

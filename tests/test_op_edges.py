@@ -33,7 +33,7 @@ DEVICES = ("reference", "cpu")
 
 
 def computed(op: str, *arrays: Any, device: str = "reference", **attrs: Any) -> Any:
-    """What an operator gives for float32 arrays and whole numbers."""
+    """What an operator gives for float32 arrays and integers."""
     given = {
         f"x{i}": np.asarray(a, np.int32 if np.asarray(a).dtype.kind == "i" else np.float32)
         for i, a in enumerate(arrays)

@@ -100,7 +100,7 @@ def test_all_places_are_named(nets: Path, netdsl: Any) -> None:
         (nets / "a.net").write_text(text.replace("pets", "gone"))
         code, _, err = netdsl("train", "../nets/a.net", *DEVICE)
         assert code == 2
-        where = "in ../nets (beside the .net file)", f"in the working directory {Path.cwd()}"
+        where = "in ../nets (next to the .net file)", f"in the working directory {Path.cwd()}"
         assert f"there is no {noun} gone" in err
         assert all(place in err for place in where)
         assert ("in the cache" in err) == (noun == "folder")
@@ -109,7 +109,9 @@ def test_all_places_are_named(nets: Path, netdsl: Any) -> None:
     (nets / "a.net").write_text(NET)
     code, _, err = netdsl("train", "../nets/a.net:more", *DEVICE)
     assert code == 2
-    assert "there is no checkpoint first in ../nets (beside the .net file) or in the working" in err
+    assert (
+        "there is no checkpoint first in ../nets (next to the .net file) or in the working" in err
+    )
 
 
 @pytest.mark.parametrize(
@@ -256,7 +258,7 @@ def test_arrays_have_names_of_other_libraries(
     ("arrays", "complaint", "help"),
     [
         ({"arr_0": 1, "arr_1": 2}, "no array `images`, but arr_0, arr_1", "`x_train`"),
-        ({"labels": np.array(list("abca"))}, "holds <U1, not numbers", "np.unique(labels"),
+        ({"labels": np.array(list("abca"))}, "contains <U1, not numbers", "np.unique(labels"),
         ({"labels": np.array(list("abca"), object)}, "Python objects", "labels.astype(str)"),
         ({"images": np.array([1, "a"], object)}, "Python objects", "images must have one size"),
         ({"images": np.zeros((4, 5, 6, 3))}, "float64", "(images * 255).round()"),
@@ -282,7 +284,7 @@ def test_a_single_array_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "x.xlsx").write_bytes(b"PK\3\4")
     for source, path, complaint in (
         ("arrays", {"path": "x.npy"}, "x.npy is a single array, not an .npz file"),
-        ("csv", {"path": "pixels.csv", "images": None}, "the table holds pixels"),
+        ("csv", {"path": "pixels.csv", "images": None}, "the table contains pixels"),
         ("csv", {"path": "x.xlsx", "images": None}, "x.xlsx is an archive"),
         ("arrays", {"path": "."}, "is a folder, not a file"),
     ):
@@ -360,7 +362,10 @@ def test_folders_are_predicted(nets: Path, netdsl: Any) -> None:
     assert first == {"image": "none.png", "top": [], "error": "there is no picture none.png"}
     assert "error" not in second
     Path("empty").mkdir()
-    for place, complaint in (("/", "everything on this machine"), ("empty", "holds no pictures")):
+    for place, complaint in (
+        ("/", "everything on this machine"),
+        ("empty", "contains no pictures"),
+    ):
         code, _, err = netdsl("predict", "run", place, *DEVICE)
         assert code == 2
         assert complaint in err

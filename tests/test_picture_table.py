@@ -120,7 +120,7 @@ def test_what_is_written_is_read(
         (",image,label\n0,a.png,ant\n", ":1:1", "column 1 has no name.*index=False"),
         ("image,ant,ant\na.png,1,0\n", ":1:1", "two columns are called `ant`"),
         ("label,image\nant,a.png\n", ":1:1", "first column is `label`"),
-        ("image,species\na.png,ant\n", ":1:1", "not clear what the column `species` holds"),
+        ("image,species\na.png,ant\n", ":1:1", "not clear what the column `species` contains"),
         ("image,label,age\na.png,ant,3\n", ":1:1", "cannot have the column age"),
         ("image,label,labels\na.png,x,y\n", ":1:1", "cannot have the column labels"),
         (
@@ -138,7 +138,7 @@ def test_what_is_written_is_read(
         ("image,labels\na.png,\nb.png,\n", "", "the classes in .* are none"),
         ("image,ant,bee\na.png,1,0\nb.png,1,2\n", ":3:1", "`bee` is `2`, neither 0 nor 1"),
         ("image,ant,bee\na.png,1,\n", ":2:1", "`bee` is ``, neither 0 nor 1"),
-        ("image,label\na.png,x\nb.png,y\n./a.png,y\n", ":4:1", "a.png already appears in line 2"),
+        ("image,label\na.png,x\nb.png,y\n./a.png,y\n", ":4:1", "a.png already appears on line 2"),
         ("image,label\n,x\n", ":2:1", "does not name a picture"),
         ("image,label\n/etc/a.png,x\n", ":2:1", "not in the folder of the pictures"),
         ("image,label\nsub/../../a.png,x\n", ":2:1", "not in the folder of the pictures"),

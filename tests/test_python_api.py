@@ -614,7 +614,7 @@ def test_labels_may_be_names_and_parts_are_used(folder: Path, tmp_path: Path) ->
     ("data", "complaint"),
     [
         ((PICTURES, LABELS[:-1]), "48 x_train and 47 y_train"),
-        ((PICTURES, LABELS - 1), "`y_train` holds the label -1"),
+        ((PICTURES, LABELS - 1), "`y_train` contains the label -1"),
         ((PICTURES, LABELS * 2), "0, 2, 4, and none is 1, 3"),
         ((PICTURES, LABELS * 0), "are of one class"),
         (
@@ -631,9 +631,9 @@ def test_labels_may_be_names_and_parts_are_used(folder: Path, tmp_path: Path) ->
         ((PICTURES.transpose(0, 3, 1, 2), LABELS), r"images.transpose\(0, 2, 3, 1\)"),
         (
             (np.where(PICTURES == 0, np.nan, PICTURES), LABELS),
-            "`x_train` holds NaN, first in image",
+            "`x_train` contains NaN, first in image",
         ),
-        ((PICTURES * 1e300, LABELS), "`x_train` holds an infinity, first in image 0"),
+        ((PICTURES * 1e300, LABELS), "`x_train` contains an infinity, first in image 0"),
         (
             {"x_train": PICTURES, "y_train": LABELS, "classes": ["a", "b", "a"]},
             "two of `classes` are called `a`",
@@ -645,12 +645,12 @@ def test_labels_may_be_names_and_parts_are_used(folder: Path, tmp_path: Path) ->
             "has 2,000 characters",
         ),
         ((PICTURES[:, 0, 0, 0], LABELS), "`x_train` is 48 uint8"),
-        ((PICTURES[:0], LABELS[:0]), "holds no images"),
+        ((PICTURES[:0], LABELS[:0]), "contains no images"),
         ((PICTURES, LABELS, LABELS), "images and labels"),
         ({"x_train": PICTURES}, "`y_train` is missing"),
         ({"x_test": PICTURES, "y_test": LABELS}, "`x_train` is missing"),
         ({"images": PICTURES, "labels": LABELS}, "no data set `images`"),
-        ({"x_train": PICTURES, "y_train": LABELS, "classes": ["a", "b"]}, "holds the label 2"),
+        ({"x_train": PICTURES, "y_train": LABELS, "classes": ["a", "b"]}, "contains the label 2"),
         (
             {"x_train": PICTURES, "y_train": LABELS.astype(str), "classes": ["0", "1"]},
             "`2`, which is not one of `classes`",

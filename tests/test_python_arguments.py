@@ -22,7 +22,7 @@ SETTINGS: list[tuple[Any, str, str]] = [
     ({3: 1}, "`3` in `set` is not the name", "a dict"),
     ({"train.epochs=3": 1}, "`train.epochs=3` in `set` is not the name", "a dict"),
     ({"": 1}, "`` in `set` is not the name", "a dict"),
-    ({"train.epochs": "many"}, "must be a whole number, not many", "no variable is called `many`"),
+    ({"train.epochs": "many"}, "must be an integer, not many", "no variable is called `many`"),
     ({"train.freeze": ["fc.*"]}, "`.` does not belong here", 'their own quotes: {"train.freeze'),
     ({"train.freeze": "fc*.x"}, "does not belong here", "'\"conv1.*\"'"),
     ({"train.init": "../a b/x"}, "help", "their own quotes"),

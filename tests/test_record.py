@@ -45,7 +45,7 @@ def _emitted() -> int:
 
 @given(st.lists(st.tuples(st.integers(-9, 9), *[st.integers(-64, 64)] * 3), min_size=1))
 def test_records_are_read_as_they_are_packed(rows_of: list[tuple[int, int, int, int]]) -> None:
-    """By loops and by functions in LLVM's language; a whole number is never made of a fraction."""
+    """By loops and by functions in LLVM's language; an integer is never made of a fraction."""
     found = np.zeros(len(rows_of), np.float32)
     records = [
         _Mixed(count=n, scale=a / 16, half=b / 16, shift=c / 16, target=found[i:].ctypes.data)

@@ -261,7 +261,7 @@ def test_a_stage_that_is_over_goes_on_with_more_epochs_before_the_next_begins(
     rewrite_progress(tmp_path / "early" / "last.safetensors", epoch="x")
     not_begun(tmp_path)
     with pytest.raises(
-        NetError, match=r"damaged: `metadata\.progress\.epoch` is \"x\", not a whole number"
+        NetError, match=r"damaged: `metadata\.progress\.epoch` is \"x\", not an integer"
     ):
         run_stages(found.program, None, REFERENCE, None, tmp_path, go)
 
@@ -368,7 +368,7 @@ def begun(out: Path) -> None:
         ("train.loss=cross_entropy(smoothing=0.1)", "`train.loss` cannot be changed"),
         ("data.eval_transform=[resize(10)]", "`data.eval_transform` cannot be changed"),
         ("train.optimizer=lars", r"no state `conv1.weight.velocity` and .* another `optimizer`"),
-        ("train.epochs=many", "must be a whole number"),
+        ("train.epochs=many", "must be an integer"),
     ],
 )
 def test_what_cannot_change_half_way(tmp_path: Path, setting: str, complaint: str) -> None:

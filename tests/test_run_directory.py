@@ -278,7 +278,7 @@ def test_a_directory_that_holds_runs_takes_no_new_one(tmp_path: Path) -> None:
     from netdsl.training.store.run_directory import create_run_directory
 
     run(tmp_path / "out" / "early")
-    with pytest.raises(NetError, match=r"already holds early.recipe\.net"):
+    with pytest.raises(NetError, match=r"already contains early.recipe\.net"):
         create_run_directory("x.net", tmp_path / "out")
 
 
@@ -306,7 +306,7 @@ def test_what_a_run_will_miss_at_its_end_is_told_before_it(tmp_path: Path) -> No
     write_mnist(tmp_path, idx((9, 28, 28), bytes(9 * 784)), idx((9,), bytes(range(9))))
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx((9, 28, 28), bytes(784)))
     mnist = NET.replace("8x8x1", "28x28x1").replace("digits, batch = 256", "mnist, batch = 2")
-    with pytest.raises(NetError, match="t10k-images-idx3-ubyte holds fewer values"):
+    with pytest.raises(NetError, match="t10k-images-idx3-ubyte contains fewer values"):
         prepare_job(build_program(parse(mnist)), None, str(tmp_path))
 
 

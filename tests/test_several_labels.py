@@ -222,9 +222,9 @@ LABELS = np.random.default_rng(0).random((20, 3)) < 0.5
 @pytest.mark.parametrize(
     ("labels", "others", "complaint"),
     [
-        (np.where(LABELS, 2, 0), {}, r"`y_train` holds 2 for image \d+ and class \d"),
-        (np.where(LABELS, np.nan, 0), {}, r"`y_train` holds nan for .*labels > 0.5"),
-        (LABELS * 0.3, {}, r"`y_train` holds 0.3 .*labels.argmax"),
+        (np.where(LABELS, 2, 0), {}, r"`y_train` contains 2 for image \d+ and class \d"),
+        (np.where(LABELS, np.nan, 0), {}, r"`y_train` contains nan for .*labels > 0.5"),
+        (LABELS * 0.3, {}, r"`y_train` contains 0.3 .*labels.argmax"),
         (LABELS[:, :1], {}, r"20x1 bool.*`y_train.ravel\(\)` has one axis"),
         (np.ones((20, 3)), {}, "all 20 training images have the same labels, 0, 1, 2"),
         (np.zeros((20, 3)), {}, "all 20 training images have no label"),

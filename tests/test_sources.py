@@ -98,8 +98,8 @@ def test_arrays_are_read(tmp_path: Path) -> None:
         ({"labels": np.zeros((4, 10), int)}, "`labels` in .* has several labels"),
         ({"labels": np.zeros((4, 1), int)}, "not one integer"),
         ({"labels": np.zeros((4, 2, 2), int)}, "not one integer"),
-        ({"labels": np.full((4, 2), 2)}, "holds 2 for image 0 and class 0"),
-        ({"classes": np.array(["a"])}, "holds the label 3, but there are 1 `classes`"),
+        ({"labels": np.full((4, 2), 2)}, "contains 2 for image 0 and class 0"),
+        ({"classes": np.array(["a"])}, "contains the label 3, but there are 1 `classes`"),
         ({"classes": np.array(["a", "a"])}, "two of `classes` in .* are called `a`"),
         ({"classes": np.array([["a", "b"]])}, "1x2, not a list of names"),
         ({"classes": np.array([0, 1])}, "not text"),
@@ -108,7 +108,10 @@ def test_arrays_are_read(tmp_path: Path) -> None:
         ({"labels": None}, "no array `labels`"),
         ({"images": np.zeros((4, 5, 6, 3))}, "float64"),
         ({"images": np.zeros((4, 90), np.uint8)}, "4x90 uint8"),
-        ({"images": np.zeros((0, 5, 6), np.uint8), "labels": np.zeros(0, int)}, "holds no images"),
+        (
+            {"images": np.zeros((0, 5, 6), np.uint8), "labels": np.zeros(0, int)},
+            "contains no images",
+        ),
         ({"images": np.array([object()] * 4)}, "not numbers"),
         ({"test_images": np.ones((2, 7, 7, 3), np.uint8)}, "5x6x3 and 7x7x3"),
         ({"test_labels": None}, "no array `test_labels`"),
@@ -146,7 +149,7 @@ def test_two_arrays_of_a_name_are_refused(tmp_path: Path, name: str) -> None:
         content = z.read(f"{name}.npy")
     with zipfile.ZipFile(path, "a") as z, pytest.warns(UserWarning, match="Duplicate name"):
         z.writestr(f"{name}.npy", content)
-    with pytest.raises(NetError, match=f"x.npz holds 2 arrays `{name}`"):
+    with pytest.raises(NetError, match=f"x.npz contains 2 arrays `{name}`"):
         read_arrays(path)
 
 
@@ -221,7 +224,7 @@ def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     for content in (b"", b"PK no zip", b"PK\5\6" + bytes(18)):
         path.write_bytes(content)
-        with pytest.raises(NetError, match=r"not an \.npz file|holds no array"):
+        with pytest.raises(NetError, match=r"not an \.npz file|contains no array"):
             read_arrays(path)
     with pytest.raises(NetError, match="there is no file"):
         SOURCES["arrays"].load(None, path=str(tmp_path / "y.npz"))

@@ -332,7 +332,7 @@ def test_the_expectations_of_every_run_are_judged(
     (tmp_path / "small.net").write_text(text)
     found, _, err = sweep("", "--seeds", "2")
     assert found == code
-    assert ("holds in 0 of 2 runs" in err) is (code == 1)
+    assert ("true in 0 of 2 runs" in err) is (code == 1)
 
 
 def test_a_metric_is_measured_where_it_is_asked_for(sweep: Any, tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_table_has_the_metrics_that_choose_or_are_chosen(sweep: Any, tmp_path:
 
 REFUSED = [
     (("", "--vary", "train.epoch=[1, 2]"), "epoch"),
-    (("", "--vary", "train.epochs=[1, 0]"), "must be a whole number from 1 to"),
+    (("", "--vary", "train.epochs=[1, 0]"), "must be an integer from 1 to"),
     (("", "--vary", "width=[1, none]"), "width=none"),
     (("", "--vary", "data.batch=[256, 2000]"), "larger than the"),
     (

@@ -73,7 +73,7 @@ def check_images_and_labels(images: ArrayHeader, labels: ArrayHeader) -> None:
         holder = f"{images.file} holds" if is_file else "there are"
         raise fail(f"{holder} {counts[0]:,} {images.name} and {counts[1]:,} {labels.name}")
     if not images.size:
-        raise fail(f"{images.title} holds no images")
+        raise fail(f"{images.title} contains no images")
 
 
 def dataset_from_arrays(given: tuple[Any, Any] | Mapping[str, Any]) -> Dataset:
@@ -146,7 +146,7 @@ def _number_classes(parts: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str
     for part, labelled in named.items():
         for name in labelled:
             if name not in numbers:
-                raise fail(f"`y_{part}` holds `{name}`, which is not one of `classes`")
+                raise fail(f"`y_{part}` contains `{name}`, which is not one of `classes`")
     return tuple(names), {
         part: np.array([numbers[n] for n in labelled], np.int32) for part, labelled in named.items()
     }
@@ -179,7 +179,7 @@ def check_finite(images: Array, title: str) -> None:
             wrong = int(np.argmin(is_good))
             kind = "NaN" if np.isnan(part[wrong]).any() else "an infinity"
             help = "replace such values, as `np.nan_to_num` does, or leave these images out"
-            raise fail(f"{title} holds {kind}, first in image {start + wrong:,}", help=help)
+            raise fail(f"{title} contains {kind}, first in image {start + wrong:,}", help=help)
 
 
 def _make_samples(parts: Mapping[str, Any], part: str, labels: Array) -> Samples:

@@ -67,7 +67,7 @@ def _recognise(folder: Path) -> str | None:
             place = folder / name
             return f"{place} is the Python version, a pickle, which is never read: {advice}"
     if (folder / "cifar-10-batches-mat").is_dir() or (folder / "data_batch_1.mat").is_file():
-        return f"{folder} holds the Matlab version, which is not read: {advice}"
+        return f"{folder} contains the Matlab version, which is not read: {advice}"
     if (folder / "cifar-10-python.tar.gz").is_file():
         return f"{folder / 'cifar-10-python.tar.gz'} is the Python version: {advice}"
     if (folder / ARCHIVE).is_file():

@@ -141,15 +141,17 @@ def find_pictures(folder: Path) -> list[Path]:
     more than MAX_PICTURES."""
     whole = folder.resolve()
     if whole == Path(whole.anchor):
-        raise fail(f"{folder} holds everything on this machine", help="name a folder of pictures")
+        raise fail(
+            f"{folder} contains everything on this machine", help="name a folder of pictures"
+        )
     ignored = IgnoredFiles(whole.parent)
     scan = _FolderScan(whole.parent, whole.name, ignored, {})
     found = list(islice(scan.find(), MAX_PICTURES + 1))
     found += [n for n in ignored.paths_by_reason.get(NOT_A_PICTURE, ()) if is_unread(n)]
     if not found:
-        raise fail(f"{folder} holds no pictures")
+        raise fail(f"{folder} contains no pictures")
     if len(found) > MAX_PICTURES:
-        message = f"{folder} holds more than {MAX_PICTURES:,} pictures"
+        message = f"{folder} contains more than {MAX_PICTURES:,} pictures"
         raise fail(message, help="name the folders in it one by one")
     return [folder / Path(name).relative_to(whole.name) for name in sorted(found)]
 
@@ -165,7 +167,7 @@ def describe_unread_formats(folder: Path) -> str | None:
     if not suffixes:
         return None
     kinds = ", ".join(sorted(suffix[1:] for suffix in suffixes))
-    return f"it holds {kinds} pictures, a format that is not read: convert them to JPEG or PNG"
+    return f"it contains {kinds} pictures, a format that is not read: convert them to JPEG or PNG"
 
 
 def has_pictures(folder: Path) -> bool:

@@ -34,7 +34,7 @@ def read_idx(folder: Path, name: str, rank: int) -> Array:
 
 def _make_length_error(path: Path, comparison: str) -> NetError:
     return fail(
-        f"{path} holds {comparison} values than its header declares", help="download it again"
+        f"{path} contains {comparison} values than its header declares", help="download it again"
     )
 
 
@@ -51,7 +51,7 @@ def _open_idx(
     """Opens a file, reads its header and yields the shape in it."""
     path = find_file(folder, name)
     if path is None:
-        raise fail(f"{folder} holds no {name}.gz")
+        raise fail(f"{folder} contains no {name}.gz")
     with open_regular_file(path) as file:
         size, is_packed = os.fstat(file.fileno()).st_size, path.suffix == ".gz"
         unpacked_file: AbstractContextManager[IO[bytes]]

@@ -122,13 +122,17 @@ def _find_parts(root: Path) -> dict[str, Path]:
         if part is None or not list_folders(root / name):
             continue
         if part in found:
-            message = f"{root} holds both {found[part].name} and {name}, which mean the same part"
+            message = (
+                f"{root} contains both {found[part].name} and {name}, which mean the same part"
+            )
             raise fail(message, help=f"keep one of them; expected: {_FOLDERS_HELP}")
         found[part] = root / name
     if found and TRAIN not in found:
         help = f"expected: {_FOLDERS_HELP}"
         first = next(iter(found.values())).name
-        raise fail(f"{root} holds {first}, but no {TRAIN} with a folder for each class", help=help)
+        raise fail(
+            f"{root} contains {first}, but no {TRAIN} with a folder for each class", help=help
+        )
     return found
 
 

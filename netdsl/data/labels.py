@@ -25,7 +25,7 @@ def read_labels(labels: Array, title: str) -> Array:
             image, column = (int(i) for i in np.argwhere(is_wrong)[0])
             wrong = labels[image, column]
             raise fail(
-                f"{title} holds {wrong} for image {image:,} and class {column:,}; with several "
+                f"{title} contains {wrong} for image {image:,} and class {column:,}; with several "
                 f"labels per image, use 1 where an image has the label and 0 elsewhere",
                 help="for scores of which only the highest counts, `labels.argmax(axis=1)` "
                 "converts them to one class per image; `labels > 0.5` keeps several",
@@ -33,7 +33,7 @@ def read_labels(labels: Array, title: str) -> Array:
         return labels.astype(np.uint8)
     if labels.size and (labels.min() < 0 or labels.max() > MAX_LABEL):
         wrong = labels.min() if labels.min() < 0 else labels.max()
-        message = f"{title} holds the label {wrong}"
+        message = f"{title} contains the label {wrong}"
         raise fail(message, help=f"labels must be integers from 0 to {MAX_LABEL:,}")
     return labels.astype(np.int32)
 
@@ -63,7 +63,9 @@ def name_classes(labels: Mapping[str, Array], names: Sequence[str] = ()) -> tupl
         count = 1 + max(int(x.max(initial=0)) for x in labels.values())
         if names and count > len(names):
             title = max(labels, key=lambda k: labels[k].max(initial=0))
-            message = f"{title} holds the label {count - 1}, but there are {len(names)} `classes`"
+            message = (
+                f"{title} contains the label {count - 1}, but there are {len(names)} `classes`"
+            )
             least = min(int(x.min(initial=count)) for x in labels.values())
             help = f"labels count from 0: `labels - {least}`" if least else None
             raise fail(message, help=help)

@@ -56,7 +56,7 @@ def _recognise(folder: Path) -> str | None:
         return f"{folder / 'mnist.npz'} is Keras's file: `source = arrays('mnist.npz')` reads it"
     for place in (folder / "processed", folder / "MNIST" / "processed"):
         if (place / "training.pt").is_file():
-            return f"{place} holds pickles of an old torchvision, which are never read"
+            return f"{place} contains pickles of an old torchvision, which are never read"
     return None
 
 
@@ -88,12 +88,12 @@ def _check_headers(folder: Path) -> None:
                 f"{folder}: {shape[0]:,} images in {images_name}, {labels:,} in {labels_name}"
             )
         if not labels:
-            raise fail(f"{folder / images_name} holds no images")
+            raise fail(f"{folder / images_name} contains no images")
 
 
 def _read_pair(folder: Path, classes: int, images_name: str, labels_name: str) -> Samples:
     images = read_idx(folder, images_name, 3)[..., None]
     labels = read_idx(folder, labels_name, 1).astype(np.int32)
     if labels.max() >= classes:
-        raise fail(f"{folder / labels_name} holds a label {labels.max()} of {classes} classes")
+        raise fail(f"{folder / labels_name} contains the label {labels.max()} of {classes} classes")
     return Samples(images, labels)

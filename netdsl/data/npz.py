@@ -92,7 +92,7 @@ def _read_archive(archive: NpzArchive) -> Dataset:
     sizes = {dims(_image_shape(members[images])) for images, _ in pairs}
     if len(sizes) > 1:
         raise fail(
-            f"{path} holds images of {' and '.join(sorted(sizes))}; they must all have "
+            f"{path} contains images of {' and '.join(sorted(sizes))}; they must all have "
             f"the same size"
         )
     archive.check_size(members)
@@ -113,7 +113,7 @@ def _find_style(archive: NpzArchive) -> tuple[Pair, ...]:
         for style in _STYLES:
             if style[0][kind] in there:
                 return style
-    message = f"{archive.path} holds no array `images`"
+    message = f"{archive.path} contains no array `images`"
     if there:
         message += f", but {abbreviate(there)}"
     known = "; `x_train`, `y_train`, `x_test` and `y_test` are read too"
@@ -130,7 +130,7 @@ def _read_class_names(archive: NpzArchive, members: Mapping[str, NpzMember]) -> 
         raise fail(message, help="np.savez(FILE, classes=[...], ...) takes one name per class")
     codes = np.frombuffer(names.tobytes(), np.dtype("u4").newbyteorder(names.dtype.byteorder))
     if codes.max(initial=0) > sys.maxunicode:
-        raise fail(f"{title} holds a character that does not exist; it is damaged")
+        raise fail(f"{title} contains an invalid character; it is damaged")
     return read_names(names, title)
 
 
@@ -145,7 +145,7 @@ def _check_pair(
     """Raises NetError if the headers of two arrays are not those of images and their labels."""
     for name in (images_name, labels_name):
         if name not in members:
-            raise fail(f"{path} holds no array `{name}`", help=_SAVE_HELP)
+            raise fail(f"{path} contains no array `{name}`", help=_SAVE_HELP)
     images, labels = (
         ArrayHeader(m.name, m.shape, m.dtype, str(path))
         for m in (members[images_name], members[labels_name])

@@ -90,7 +90,7 @@ class NpzArchive:
         for file, count in Counter(i.filename for i in entries).items():
             if count > 1:
                 shown = escape_line(wanted[file])
-                raise fail(f"{self.path} holds {count:,} arrays `{shown}`", help=self.save_help)
+                raise fail(f"{self.path} contains {count:,} arrays `{shown}`", help=self.save_help)
         return {
             name: self._read_member(name, i, "U" if name in texts else "uibf")
             for i in entries
@@ -118,7 +118,7 @@ class NpzArchive:
             noun = "text" if kinds == "U" else "numbers"
             held = "Python objects, a pickle, which is never read" if dtype.hasobject else dtype
             help = advise_object_type(dtype, name) or self.save_help
-            raise fail(f"{shown} holds {held}, not {noun}", help=help)
+            raise fail(f"{shown} contains {held}, not {noun}", help=help)
         if found.size > info.file_size:
             raise fail(f"{shown} claims to have {found.size:,} bytes; it is damaged")
         return found

@@ -52,7 +52,7 @@ class PathLookup:
         here = _absolute(Path())
         folders = [(f"in the working directory {here}", Path())]
         if beside is not None and os.path.realpath(beside) != os.path.realpath(here):
-            folders.insert(0, (f"in {beside} (beside the .net file)", Path(beside)))
+            folders.insert(0, (f"in {beside} (next to the .net file)", Path(beside)))
         try:
             folders += [(f"in the cache {cache_directory()}", cache_directory())] * self.in_cache
         except RuntimeError:  # there is no home folder

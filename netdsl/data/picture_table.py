@@ -38,7 +38,7 @@ SPLIT, ONE_LABEL, SEVERAL_LABELS = "split", "label", "labels"
 """Columns, in any case: the part of a picture, its one label, its several labels."""
 _MANY_COLUMNS = 50
 PIXEL_TABLE_HELP = (
-    "holds pixels as text, as Kaggle's digit-recognizer does: "
+    "contains pixels as text, as Kaggle's digit-recognizer does: "
     '`t = np.loadtxt("train.csv", delimiter=",", skiprows=1, dtype=np.uint8)`, then '
     '`np.savez("digits.npz", images=t[:, 1:].reshape(-1, 28, 28), labels=t[:, 0])` makes a file '
     'for `source = arrays("digits.npz")`'
@@ -177,7 +177,7 @@ def _find_columns(table: CsvFile) -> _Columns:
         message = f"the first line names the picture {escape_line(table.header[0])}, not columns"
         raise table.make_error(line, message, f"add a header: {_COLUMNS_HELP}")
     if header[0] == ONE_LABEL and len(header) > _MANY_COLUMNS:
-        message = f"the table holds pixels: `{header[0]}` and {len(header) - 1:,} other columns"
+        message = f"the table contains pixels: `{header[0]}` and {len(header) - 1:,} other columns"
         raise table.make_error(line, message, f"it {PIXEL_TABLE_HELP}")
     if header[0] in (SPLIT, ONE_LABEL, SEVERAL_LABELS):
         message = f"the first column is `{header[0]}`, but it must name the picture"
@@ -194,7 +194,7 @@ def _find_columns(table: CsvFile) -> _Columns:
         raise table.make_error(line, message, f"remove what is not a label: {_COLUMNS_HELP}")
     if not named and len(others) == 1:
         name = escape_line(table.header[others[0]])
-        message = f"it is not clear what the column `{name}` holds"
+        message = f"it is not clear what the column `{name}` contains"
         help = f"call it `{ONE_LABEL}` for one class per picture, or `{SEVERAL_LABELS}` for several"
         raise table.make_error(line, message, help)
     if not named:
@@ -229,7 +229,7 @@ class _Rows:
             raise self.table.make_error(line, message, help)
         first = self._lines.setdefault(name, line)
         if first != line:
-            message = f"{escape_line(name)} already appears in line {first:,}"
+            message = f"{escape_line(name)} already appears on line {first:,}"
             raise self.table.make_error(line, message, "give each picture a single row")
         return name
 

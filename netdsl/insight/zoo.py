@@ -93,14 +93,15 @@ _INTRO = """# The nets in {folder}
 
 Written by `netdsl summary {folder}`. Figures are for one image: learnable values,
 multiply-accumulates and output values of convolutions and fully connected layers. Accuracies are
-published ones, of a net with several the first; they can be compared if source, crops and sizes
-are the same."""
+as published; if a net has several, the first one is shown. Compare only accuracies with the same
+source, crops and sizes."""
 
 _ACCURACY_INTRO = """## Published accuracies
 
-On the validation images of ImageNet, or the test images of the data that the net is for. Sizes are
-the short side of the images in pixels: `256-512` is drawn from that interval, and over `224, 256,
-288` the scores are averaged, as over crops; `dense` applies the net to the whole image."""
+Measured on the validation images of ImageNet, or on the test images of the data that the net is
+for. Sizes are the short side of the images in pixels: `256-512` is a random size from that
+interval, and `224, 256, 288` means that the scores are averaged over these sizes, as over crops;
+`dense` applies the net to the whole image."""
 
 _FILE_INTRO = "## Files"
 

@@ -31,7 +31,7 @@ class ImportOptions:
 class PixelNormalization:
     """What a model does with its pixels before its first layer: those from 0 to 255 times a factor,
     plus an offset, for each channel. `top` is the largest pixel that the model itself takes; with
-    `is_bytes` these are whole numbers."""
+    `is_bytes` these are integers."""
 
     factors: tuple[float, ...]
     offsets: tuple[float, ...]

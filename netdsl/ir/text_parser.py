@@ -389,7 +389,7 @@ def _parse_number(text: str, span: Span) -> int | float:
 
 def _parse_integer(text: str, span: Span) -> int:
     if len(text) > _MAX_DIGITS:
-        raise fail(f"a whole number has at most {_MAX_DIGITS} digits", span)
+        raise fail(f"an integer has at most {_MAX_DIGITS} digits", span)
     return int(text)
 
 

@@ -73,7 +73,7 @@ class Budget:
         """Counts an expression that is being evaluated, until `leave_expression`."""
         if self.depth == MAX_EXPRESSION_DEPTH:
             message = f"expressions are nested more than {MAX_EXPRESSION_DEPTH:,} deep"
-            raise limit_error(message, span, "does a function call itself without end?")
+            raise limit_error(message, span, "does a function call itself endlessly?")
         self.depth += 1
 
     def leave_expression(self) -> None:
@@ -116,7 +116,7 @@ class Budget:
 def nesting_error(context: str, span: Span | None) -> LimitError:
     """The error for blocks, groups and repeats that are nested too deep."""
     message = f"blocks and groups are nested more than {MAX_CALL_DEPTH} deep: {context} in ..."
-    return limit_error(message, span, "does a block call itself without end?")
+    return limit_error(message, span, "does a block call itself endlessly?")
 
 
 def _count_leaves(value: Value, span: Span | None, depth: int) -> int:

@@ -282,9 +282,9 @@ def _check_missing_comma(context: SyntaxErrorContext) -> Diagnostic | None:
         help = f"arguments go in parentheses: `{context.previous_token}({arguments})`"
         return context.unexpected_token(help)
     if is_in_section:
-        help = "entries are separated by `,` or stand on lines of their own"
+        help = "separate entries with `,` or write each on its own line"
     else:
-        help = "arguments and the entries of lists are separated by `,`"
+        help = "separate arguments and list entries with `,`"
     return Diagnostic(f"a `,` is missing before `{context.token}`", context.end_of_previous, help)
 
 

@@ -275,7 +275,7 @@ class _Elaborator:
         try:
             count = evaluate(repeat.count, frame.expression_scope(current))
             if isinstance(count, bool) or not isinstance(count, int):
-                message = f"the repeat count must be a whole number, not {format_value(count)}"
+                message = f"the repeat count must be an integer, not {format_value(count)}"
                 raise fail(message, repeat.count.span, help=suggest_for_value(count))
             if not 0 <= count <= MAX_REPEATS:
                 help = f"the repeat count can be from 0 to {MAX_REPEATS:,}"

@@ -167,7 +167,7 @@ def _check_bounds(value: int | float, span: Span) -> int | float:
     if isinstance(value, float) and not math.isfinite(value):
         raise fail("this number is too large", span)
     if isinstance(value, int) and abs(value) > MAX_NUMBER:
-        raise fail(f"whole numbers are limited to {MAX_NUMBER:,}", span)
+        raise fail(f"integers are limited to {MAX_NUMBER:,}", span)
     return value
 
 
@@ -247,7 +247,7 @@ def _evaluate_slice(value: tuple[Value, ...], expr: s.Slice, scope: Scope) -> tu
 def _evaluate_position(expr: s.Expression, scope: Scope, subject: str) -> int:
     position = evaluate(expr, scope)
     if isinstance(position, bool) or not isinstance(position, int):
-        kind = "a whole number" if subject.startswith("an ") else "whole numbers"
+        kind = "an integer" if subject.startswith("an ") else "integers"
         raise fail(
             f"{subject} {kind}, not {format_value(position)}",
             expr.span,

@@ -84,8 +84,8 @@ def _check_layer_messages(context: SyntaxErrorContext) -> Diagnostic | None:
         )
     is_item = re.match(r"-\s+\w", context.remaining_text) and context.is_first_on_line
     if is_item and not context.is_value_expected:
-        help = "a .net file is not YAML: layers are chained with `->`, or stand on lines"
-        return context.unexpected_token(f"{help} of their own")
+        help = "a .net file is not YAML: chain layers with `->`, or write each"
+        return context.unexpected_token(f"{help} on its own line")
     is_branch = previous in ("|", "{") and not context.is_value_expected
     if is_branch and re.match(r"-\s*\d", context.remaining_text) and "NAME" in context.expected:
         help = "layers are named, not counted: label them, `a: conv(8, 3x3)`, and write"
@@ -128,7 +128,7 @@ def _enclosed(context: SyntaxErrorContext) -> list[str]:
 
 
 def _tuple_help(entries: list[str]) -> str:
-    """How to write a tuple: as a size if its entries are whole numbers, else as a list."""
+    """How to write a tuple: as a size if its entries are integers, else as a list."""
     sides = entries[1:] if entries[:1] == ["None"] else entries
     listing = f"a list is `[{', '.join(sides or ['a', 'b', 'c'])}]`"
     if not sides:
@@ -186,7 +186,7 @@ def _check_entries(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token(_comparison_help(context))
     if context.expected == {"EQUAL"} and re.match(r'["\w]', token):
         is_condition = previous in ("if", "assert", "require", "check")
-        help = "what must hold begins with `expect`: `expect test_accuracy > 0.9`"
+        help = "an expectation begins with `expect`: `expect test_accuracy > 0.9`"
         return context.unexpected_token(help if is_condition else f"write `{previous} = {token}`")
     is_entry_expected = {"_EXPECT", "NAME"} <= context.expected
     if is_entry_expected and previous == "," and re.match(r"[\d.\"-]", token):
@@ -202,7 +202,7 @@ def _comparison_help(context: SyntaxErrorContext) -> str:
     if token == "==":
         return f"write `{name} = {shown}`"
     if context.item_keyword == "data":
-        return f"`data` takes `{name} = value`; what must hold stands in `train`, after `expect`"
+        return f"`data` takes `{name} = value`; expectations go in `train`, after `expect`"
     return f"an expectation begins with `expect`: `expect {name} {token} {shown}`"
 
 

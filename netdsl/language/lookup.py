@@ -62,7 +62,7 @@ def suggest_for_unknown_layer(name: str, labels: Iterable[str], program: Program
     if program.has_net(name):
         return f"`{name}` is a net; only blocks can be used as layers: put its body into a `block`"
     if name == "output":
-        return "a net gives what its last line gives; a side output is `output NAME: ...`"
+        return "the output of a net is that of its last line; a side output is `output NAME: ...`"
     labels = list(labels)
     known = [*LAYERS, *program.blocks, *labels, "input"]
     if suggestion := suggest_alias(name, known, ["layer"]):
@@ -85,7 +85,7 @@ def _find_later_label(step: s.Step, program: Program) -> str | None:
         for chain in s.walk(item):
             if isinstance(chain, s.Chain) and chain.label == step.name:
                 line, _ = chain.span.position
-                return f"the label `{step.name}` is in line {line}; it can be used only after that"
+                return f"the label `{step.name}` is on line {line}; it can be used only after that"
     return None
 
 
@@ -98,7 +98,7 @@ def duplicate_label_error(chain: s.Chain, path: str, program: Program) -> NetErr
         for other in s.walk(item):
             if isinstance(other, s.Chain) and other.label == chain.label and other is not chain:
                 line, _ = other.span.position
-                help = f"the first `{chain.label}` is in line {line}; choose another name"
+                help = f"the first `{chain.label}` is on line {line}; choose another name"
                 break
     return fail(f"two things here are called `{path}`", chain.span, help=help)
 

@@ -138,7 +138,7 @@ def check_limits(source: Source) -> None:
             help = "names and numbers must be shorter"
             raise limit_error(message, Span(source, m.start(), m.end()), help)
         if depth > MAX_NESTING_DEPTH:
-            message = f"brackets nest more than {MAX_NESTING_DEPTH} deep"
+            message = f"brackets are nested more than {MAX_NESTING_DEPTH} deep"
             help = "move part of a net into a `block`, part of an expression into a `let`"
             raise limit_error(message, Span(source, m.start(), m.end()), help)
         if tokens > MAX_TOKENS:

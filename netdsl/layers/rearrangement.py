@@ -184,7 +184,7 @@ def _find_factor(
                 help=f"`avgpool(to={dims(to)})` or `maxpool(to={dims(to)})` makes an image smaller",
             )
         raise fail(
-            f"`upsample(to={dims(to)})` needs a whole multiple of the image, which is {dims(size)}",
+            f"`upsample(to={dims(to)})` needs a multiple of the image size, which is {dims(size)}",
             help=f"the nearest sizes that work: {' and '.join(possible)}"
             if len(possible) > 1
             else f"the nearest size that works: {possible[0]}",
@@ -249,7 +249,7 @@ def _narrow_reshape(arguments: Mapping[str, Any], widths: Widths) -> dict[str, A
 
 
 def _reshape_multiple(arguments: Mapping[str, Any], channels: int) -> int:
-    """Of what the channels must be a multiple so that the last axis is a whole number."""
+    """Of what the channels must be a multiple so that the last axis is an integer."""
     return channels // math.gcd(channels, arguments["shape"][-1])
 
 
@@ -283,9 +283,12 @@ LAYERS = (
                     None,
                     "`[start, stop]`: these rows, from 0, without stop",
                 ),
-                Param("width", _SLICE_RANGE, None, "likewise columns"),
+                Param("width", _SLICE_RANGE, None, "the same for columns"),
                 Param(
-                    "channels", _SLICE_RANGE, None, "likewise channels: `[0, 32]` are the first 32"
+                    "channels",
+                    _SLICE_RANGE,
+                    None,
+                    "the same for channels: `[0, 32]` are the first 32",
                 ),
                 Param(
                     "step",
@@ -341,7 +344,7 @@ LAYERS = (
                     "to",
                     OPTIONAL_EXTENT,
                     None,
-                    "size of the result, a whole multiple of the image size",
+                    "size of the result, a multiple of the image size",
                     is_keyword_only=True,
                 ),
             ),

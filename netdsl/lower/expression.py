@@ -70,7 +70,7 @@ class DropoutMask(Expr):
 @dataclass(frozen=True, slots=True)
 class PaddedAxis:
     """An axis that is read through padding: coordinate c is element `(c - low) / step` if that is
-    a whole number from 0 to `size` - 1. With `inner_stride`, the remainder counts too, in steps of
+    an integer from 0 to `size` - 1. With `inner_stride`, the remainder counts too, in steps of
     its own: an axis that lies in two. `axis` is its number in the padded value."""
 
     digits: tuple[Digit, ...]

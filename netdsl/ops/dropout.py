@@ -89,7 +89,7 @@ OPS = (
         draw_example=_example,
         attrs=_DROPOUT_PARAMS,
         vjp=(_dropout_vjp, None, None),
-        nondiff={"seed": "a seed is a whole number", "step": "a step is a whole number"},
+        nondiff={"seed": "a seed is an integer", "step": "a step is an integer"},
         flops_per_element=12,  # ten rounds produce the numbers for four elements
         doc="zeroes a fraction `rate` of the values and scales the rest (Srivastava et al. 2014); "
         "the mask is Philox(seed, key, step, element)",

@@ -303,7 +303,7 @@ OPS = (
             lambda b, g, y, c, x, z: b.select(c, _zero_like(b, g), g),
         ),
         nondiff={"condition": "a condition is not a number"},
-        doc="x where the condition holds, else z",
+        doc="x where the condition is true, else z",
         traits=frozenset(("epilogue", "broadcasting")),
     ),
     Op(

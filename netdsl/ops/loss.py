@@ -31,7 +31,7 @@ _SMOOTHING = Param(
 )
 _ONE_HOT_PARAMS = (Param("classes", Integer()), _SMOOTHING, Param("dtype", DTYPE))
 _TOP_HIT_PARAMS = (Param("k", Integer(), 1),)
-_LABELS = "labels are whole numbers"
+_LABELS = "labels are integers"
 
 
 def _check_labels(scores: TensorType, labels: TensorType) -> None:

@@ -25,7 +25,7 @@ def const_i64(n: int) -> Value:
 
 @dataclass
 class LlvmFunction:
-    """A function in the making, of whole numbers: a task's is `f(args, a, b, c, d, e)`."""
+    """A function in the making, of integers: a task's is `f(args, a, b, c, d, e)`."""
 
     name: str
     parameter_count: int = 6

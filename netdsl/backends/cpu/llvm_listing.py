@@ -42,7 +42,7 @@ def _iter_addresses(kernel_tasks: KernelTasks) -> Iterator[int]:
 
 
 def _iter_record_integers(item: Any) -> Iterator[int]:
-    """The whole numbers of all records in what a launch keeps."""
+    """The integers of all records in what a launch keeps."""
     if isinstance(item, list | tuple):
         for inner in item:
             yield from _iter_record_integers(inner)

@@ -31,7 +31,7 @@ class InlinedFunction:
 
 
 class CompiledLoop:
-    """A function of whole numbers of 64 bits that gives nothing back. As a task it is given its
+    """A function of integers of 64 bits that gives nothing back. As a task it is given its
     arguments' address and five numbers of its own."""
 
     def __init__(self, function: FunctionType) -> None:

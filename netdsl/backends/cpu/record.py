@@ -37,7 +37,7 @@ class RecordField:
 class Record:
     """The base of all records, made by keyword like a dataclass; there are so many that a generic
     constructor saves loading time. Raises TypeError where a field lacks a value, where there is no
-    such field, and where an i64 is given what is not a whole number."""
+    such field, and where an i64 is given what is not an integer."""
 
     dtype: ClassVar[np.dtype[Any]]
     layout: ClassVar[Mapping[str, RecordField]]

@@ -161,7 +161,7 @@ class ExportBuilder:
         return unique
 
     def number(self, what: str, value: Any) -> str:
-        """Adds a constant of the current layer: floats, or whole numbers as shapes and axes are."""
+        """Adds a constant of the current layer: floats, or integers as shapes and axes are."""
         array = np.asarray(value)
         if array.dtype.kind == "i":
             array = array.astype(np.int64)

@@ -58,7 +58,7 @@ class View:
     axes: tuple[Axis, ...]
     pixels: Pixels | None = None
     is_integer: bool = False
-    """Whether these are whole numbers, with which no layer computes."""
+    """Whether these are integers, with which no layer computes."""
 
     @property
     def shape(self) -> tuple[int, ...]:

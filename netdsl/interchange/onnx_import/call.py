@@ -64,7 +64,7 @@ class OnnxCall:
     def integer(self, key: str, default: int) -> int:
         value = self.node.attributes.get(key, default)
         if not isinstance(value, int):
-            raise UnsupportedError(f"`{key}` is not a whole number")
+            raise UnsupportedError(f"`{key}` is not an integer")
         return value
 
     def number(self, key: str, default: float) -> float:

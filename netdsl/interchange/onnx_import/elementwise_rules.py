@@ -156,7 +156,7 @@ def _dropout(call: OnnxCall) -> View:
 
 def _cast(call: OnnxCall) -> View:
     if call.integer("to", 1) not in _FLOAT_TYPES:
-        raise UnsupportedError("it converts to whole numbers")
+        raise UnsupportedError("it converts to integers")
     return replace(call.view(), is_integer=False)
 
 
@@ -206,7 +206,7 @@ def add_constant(call: OnnxCall, view: View, values: Array) -> View:
 def _align(call: OnnxCall, view: View, values: Array) -> tuple[View, Array]:
     """The view with its channels last, if it must be, and the values for each channel."""
     if view.is_integer:
-        raise UnsupportedError("it computes with whole numbers")
+        raise UnsupportedError("it computes with integers")
     found = per_channel(view, values)
     if found is None and view.rank in (3, 4):
         view = call.image_sized(view)
@@ -268,7 +268,7 @@ def _neg(call: OnnxCall) -> View:
 def _pow(call: OnnxCall) -> View:
     view, exponent = call.view(), call.required(1)
     if exponent.size != 1 or exponent.reshape(-1)[0] not in range(1, _MAX_POWER + 1):
-        raise UnsupportedError("its exponent is not a small whole number")
+        raise UnsupportedError("its exponent is not a small integer")
     count = int(exponent.reshape(-1)[0])
     return join(call, "mul", [view] * count) if count > 1 else view
 

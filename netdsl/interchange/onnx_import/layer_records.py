@@ -126,9 +126,9 @@ class LayerRecords:
 
     def use(self, view: View) -> str:
         """The node of a view; of bytes, it settles how they are normalised. Raises ViewError for
-        whole numbers, and for bytes that are normalised in two ways."""
+        integers, and for bytes that are normalised in two ways."""
         if view.is_integer:
-            raise ViewError("it computes with whole numbers")
+            raise ViewError("it computes with integers")
         if view.pixels is not None:
             if self.pixels not in (None, view.pixels):
                 raise ViewError("its pixels are normalised in two ways")
@@ -217,7 +217,7 @@ class LayerRecords:
         for key, shape in shapes.items():
             if key not in given or given[key].shape != shape:
                 found = given[key].shape if key in given else None
-                raise fail(f"`{key}` of `{name}` has the shape {found}, and needs {shape}")
+                raise fail(f"`{key}` of `{name}` has the shape {found}, but needs {shape}")
             self.max_values -= given[key].size
         if self.max_values < 0:
             raise fail("it uses the same weights too often")

@@ -256,7 +256,7 @@ def _group_norm_of_view(
 ) -> View:
     channels = view.base[3]
     if channels[: len(view.axes[1])] != view.axes[1] or (gamma != 1).any() or beta.any():
-        raise UnsupportedError("its second axis does not hold groups of channels")
+        raise UnsupportedError("its second axis does not consist of groups of channels")
     arguments: dict[str, Value] = {"groups": groups, "eps": eps, "affine": False}
     return call.emit_like(view, "groupnorm", arguments)
 

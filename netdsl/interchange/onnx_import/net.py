@@ -116,7 +116,7 @@ def _add_input(
         )
     sizes = (records.batch, *(n or 1 for n in shape[1:]))
     if not (given.is_bytes or given.is_float):
-        raise fail(f"{graph.origin}: the input `{name}` holds neither floats nor bytes")
+        raise fail(f"{graph.origin}: the input `{name}` has neither floats nor bytes")
     is_last = not is_channels_second or _is_transposed_first(given.name, graph)
     order = tuple(range(len(shape))) if is_last else _CHANNELS_SECOND[len(shape)]
     node = records.add_input(_identifier(given.name), tuple(sizes[i] for i in order[1:]))

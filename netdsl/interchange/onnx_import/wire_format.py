@@ -58,7 +58,7 @@ def check_wire(data: memoryview, origin: str) -> None:
             structure += _ENTRY_COST if is_bulk else max(_ENTRY_COST, stop - at)
             if structure > MAX_ONNX_STRUCTURE:
                 raise fail(
-                    f"{origin} has more than {MAX_ONNX_STRUCTURE:,} bytes besides its weights"
+                    f"{origin} has more than {MAX_ONNX_STRUCTURE:,} bytes apart from its weights"
                 )
             at = stop
 

@@ -135,7 +135,7 @@ class Unifier:
         return name
 
     def values(self, term: Term) -> tuple[int, ...] | None:
-        """The values of a term in every occurrence, if they are known whole numbers."""
+        """The values of a term in every occurrence, if they are known integers."""
         if not isinstance(term, Scaled):
             return (term,) * len(self.channels) if type(term) is int else None
         base: tuple[Term, ...] = self.channels

@@ -66,7 +66,7 @@ class _UnitSearch:
         while True:
             self.count += 1
             if self.count > MAX_MATCHES:
-                raise fail("the net has too many branches that only their weights tell apart")
+                raise fail("the net has too many branches that differ only in their weights")
             mine, theirs = (self._colours(k, marks) for k in (0, 1))
             if Counter(mine) != Counter(theirs):
                 return None

@@ -93,9 +93,9 @@ def find_modules(network: Network, shapes: Mapping[str, Shape], origin: str) -> 
 def check_names(given: ForeignTensors) -> None:
     """Raises NetError if a file has no weights, or more than any net."""
     if not given.tensors:
-        raise fail(f"{given.origin} holds no weights")
+        raise fail(f"{given.origin} contains no weights")
     if len(given.tensors) > _MAX_TENSORS:
-        raise fail(f"{given.origin} holds {len(given.tensors):,} tensors, over {_MAX_TENSORS:,}")
+        raise fail(f"{given.origin} contains {len(given.tensors):,} tensors, over {_MAX_TENSORS:,}")
     if max(map(len, given.tensors)) > _MAX_NAME:
         raise fail(f"{given.origin} has names of more than {_MAX_NAME:,} characters")
     if max(name.count(".") for name in given.tensors) > _MAX_DEPTH:

@@ -56,7 +56,8 @@ def find_large_momentum(subject: Subject) -> Iterator[Finding]:
                 f"`momentum` is the weight of the new batch in the moving averages, and "
                 f"{format_value(momentum)} of them is replaced by each batch",
                 layer.span,
-                f"Keras counts the other way: write `momentum={format_value(1 - momentum)}`",
+                "Keras's `momentum` is 1 minus this one: write "
+                f"`momentum={format_value(1 - momentum)}`",
             )
 
 
@@ -112,7 +113,7 @@ def find_dropped_scores(subject: Subject) -> Iterator[Finding]:
         node = graph[name]
         if node.op == "dropout":
             yield Finding(
-                "the net ends in `dropout`, which sets scores of classes to 0 while it is trained",
+                "the net ends in `dropout`, which sets class scores to 0 during training",
                 node.span,
                 "put it before the last layer: `dropout(...) -> fc(...)`",
             )
@@ -139,7 +140,7 @@ def find_extreme_rate(subject: Subject) -> Iterator[Finding]:
     limit, usual = _RATES.get(optimizer.name, (rate, rate))
     if rate == 0:
         help = "leave `lr` out for the default, or `freeze` the weights that are to stay"
-        yield Finding("with `lr=0` nothing is learnt", optimizer.span, help)
+        yield Finding("with `lr=0`, nothing is learned", optimizer.span, help)
     elif rate > limit and given.get("eps", 0) < 1e-4:
         yield Finding(
             f"a learning rate of {format_value(rate)} is far too large for `{optimizer.name}`",
@@ -149,7 +150,7 @@ def find_extreme_rate(subject: Subject) -> Iterator[Finding]:
     is_decoupled = optimizer.name == "adamw"
     if (rate * decay >= _MAX_DECAY_STEP) if is_decoupled else decay >= _MAX_DECAY:
         yield Finding(
-            f"a weight decay of {format_value(decay)} pulls all weights to 0",
+            f"a weight decay of {format_value(decay)} shrinks all weights to 0",
             optimizer.span,
             f"usual values are `weight_decay={'0.05' if is_decoupled else '1e-4'}` and around",
         )

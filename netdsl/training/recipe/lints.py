@@ -366,7 +366,7 @@ LINTS: dict[str, Lint] = {
         ),
         Lint(
             "large-momentum",
-            "the `momentum` of Keras in `batchnorm`, where it counts the other way",
+            "`batchnorm` has the `momentum` of Keras, which is 1 minus the one here",
             _per_subject(find_large_momentum),
             _net("batchnorm(momentum=0.99) -> fc(10)"),
             _net("batchnorm(momentum=0.01) -> batchnorm(momentum=1) -> fc(10)"),
@@ -387,7 +387,7 @@ LINTS: dict[str, Lint] = {
         ),
         Lint(
             "source-as-name",
-            "the name of a `data` section without a source is that of a source",
+            "a `data` section has the name of a source, but no `source` key",
             find_source_as_name,
             _trained("epochs = 2", data="data digits { batch = 32 }\n"),
             _trained("epochs = 2", data="data digits { source = digits }\n"),
@@ -401,7 +401,7 @@ LINTS: dict[str, Lint] = {
         ),
         Lint(
             "extreme-rate",
-            "a learning rate or a weight decay with which nothing is learnt",
+            "a learning rate or a weight decay with which nothing is learned",
             _per_subject(find_extreme_rate),
             _trained("optimizer = sgd(lr=10)"),
             _trained("optimizer = sgd(lr=1.5, weight_decay=0.1)"),

@@ -130,7 +130,9 @@ LOSSES: dict[str, Loss] = {
         Signature(
             "focal",
             (
-                Param("gamma", Float(0, 100), 2.0, "the less right classes count, the larger"),
+                Param(
+                    "gamma", Float(0, 100), 2.0, "the larger, the less well-classified images count"
+                ),
                 _class_weights(),
             ),
         ),

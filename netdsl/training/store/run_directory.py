@@ -38,7 +38,7 @@ def create_run_directory(path: str, out: Path | None) -> Path:
         paths = [p for name in RUN_FILES for place in (name, f"*/{name}") for p in out.glob(place)]
         existing_files = [str(p.relative_to(out)) for p in paths]
         if existing_files:
-            message = f"{out} already holds {', '.join(existing_files)}"
+            message = f"{out} already contains {', '.join(existing_files)}"
             raise fail(message, help="give another `--out`; no file is ever overwritten")
         return _create(out, exist_ok=True)
     return create_numbered(Path("runs"), path)
