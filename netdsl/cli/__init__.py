@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from netdsl.cli import (
+    attribution,
     compiler,
     diff,
     export_command,
@@ -19,6 +20,7 @@ from netdsl.cli.app import app, main
 
 __all__ = [
     "app",
+    "attribution",
     "compiler",
     "diff",
     "export_command",
