@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from netdsl.cli import (
     chart_command,
+    attribution,
     compiler,
     diff,
     export_command,
@@ -21,6 +22,7 @@ from netdsl.cli.app import app, main
 __all__ = [
     "app",
     "chart_command",
+    "attribution",
     "compiler",
     "diff",
     "export_command",
