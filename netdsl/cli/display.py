@@ -25,7 +25,7 @@ def show_test_result(path: str, result: TestResult) -> None:
     echo(f"{verdict} {path}:{result.name}  {n} expectation{'s' * (n != 1)}")
     for o in result.outcomes:
         if not o.ok:
-            echo(f"     {o.text}: {o.found or 'it is false'}")
+            echo(f"     {o.text}: {o.found or 'it does not hold'}")
     for accuracy in result.published_accuracies:
         shares = (f"{k.replace('top', 'top-')} {v:.2%}" for k, v in accuracy.shares.items())
         conditions = accuracy.describe_conditions()
