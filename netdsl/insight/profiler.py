@@ -184,6 +184,13 @@ def profile_step(prepared: PreparedGraph, backend: Backend, rounds: int) -> Prof
     return Profile(prepared.title, backend.name, batch, measured.step, ceilings, slowest)
 
 
+def measure_step(prepared: PreparedGraph, backend: Backend, rounds: int) -> tuple[float, int]:
+    """The median seconds of a whole step on random images, and the bytes of its arena."""
+    executor = _make_executor(prepared, backend)
+    executor.run(dict(_make_inputs(executor.plan.graph)))
+    return measure_times(executor, rounds).step, executor.plan.arena_bytes
+
+
 def _make_executor(prepared: PreparedGraph, backend: Backend) -> Executor:
     state = State(backend)
     if prepared.folded is None:

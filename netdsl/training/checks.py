@@ -105,7 +105,8 @@ never smaller than in a training step."""
 
 def evaluation_batch(network: Network, data: DataConfig) -> int:
     """The evaluation batch size; as large as fits wherever a training step of this network does."""
-    images = MAX_EVALUATION_VALUES // math.prod(network.image_shape)
+    values = sum(math.prod(n.type.shape[1:]) for n in network.sample_inputs)
+    images = MAX_EVALUATION_VALUES // values
     kept, most = _activation_bytes(network.graph)
     fit = network.batch * max(MAX_EVALUATION_BYTES, kept // 2) // most  # training keeps half
     return max(data.batch, min(MAX_EVALUATION_IMAGES, images, fit))

@@ -1,0 +1,1 @@
+"""Charts that compare nets: accuracy against cost, and the compute of training."""
