@@ -217,7 +217,7 @@ _UNSHUFFLE = (
     "`pixel_shuffle` has no inverse here; a convolution whose kernel equals its stride, such as "
     "`conv(64, 2x2, stride=2)`, combines the same pixels"
 )
-_OWN_DATA = '`folder("DIR")`, `arrays("FILE.npz")` and `csv("FILE.csv")` read data of your own'
+_OWN_DATA = '`folder("DIR")`, `arrays("FILE.npz")` and `csv("FILE.csv")` read your own data'
 _CROP_SIZE = "remove it: a crop has the size of the net's input"
 
 _ADVICE: dict[str, dict[str, str]] = {
@@ -285,7 +285,7 @@ _ADVICE: dict[str, dict[str, str]] = {
                 "write `add { conv(64, 3x3, pad=same) -> relu | identity }`; a `block` gives it a "
                 "name"
             ),
-            "lambda": "a `block` names layers of your own",
+            "lambda": "define your own layers with `block`",
             "conv1d conv3d": "images have two dimensions: write `conv(8, 3x3)`",
         },
         "parameter": {

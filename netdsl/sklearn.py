@@ -35,22 +35,22 @@ _CLASSES, _INPUTS = "classes", "inputs"
 
 
 class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore[misc, name-defined]
-    """Trains a net of a .net file by its recipe, on arrays instead of the recipe's source.
+    """Trains the net of a recipe in a .net file, on arrays instead of the recipe's source.
 
     `fit` sets the net's parameter `classes`, if it has one, to the number of classes, and `inputs`
     to the number of features, so that `net mlp(inputs=2, classes=2) { input(inputs) ... }` fits any
     table. Nothing is held out for validation, so the recipe's `best` does not apply: the best epoch
-    is that with the smallest training loss. `set={"data.validation": 0.1}` holds samples out, and
-    keeps `best`. The recipe's expectations are not judged.
+    is the one with the smallest training loss. With `set={"data.validation": 0.1}`, samples are
+    held out and `best` applies. The recipe's expectations are not checked.
 
-    `y` of several labels per sample, 0 and 1 [n, classes], is learned with `loss = bce`, unless the
-    recipe has a loss for labels. `predict` then gives such an array, and `predict_proba` the
-    probability of each label by itself.
+    If `y` has several labels per sample, as 0 and 1 [n, classes], the loss is `bce`, unless the
+    recipe has another loss for several labels. `predict` then returns such an array, and
+    `predict_proba` the independent probability of each label.
 
     Parameters: `file`, `FILE` or `FILE:RECIPE`; `epochs`, `batch`, `lr` and `seed`, those of the
     recipe unless given (a batch is never larger than the data); `set`, any other settings as in
     `netdsl.train`; `device`, as on the command line. Fitted attributes: `net_` (a `netdsl.Net`),
-    `history_` (the metrics of every epoch), `classes_` and `n_features_in_`. A pickle holds the
+    `history_` (the metrics of every epoch), `classes_` and `n_features_in_`. A pickle contains the
     text of the net and its weights.
     """
 
@@ -80,9 +80,9 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
 
     def fit(self, X: Any, y: Any) -> NetClassifier:
         """Trains on X, [n, features], which is reshaped to the net's input, channels last, or
-        [n, *input]. Pictures of bytes (uint8) are normalised by the recipe; all else is taken as it
-        is. `y` holds a label for each, or several, 0 and 1 [n, classes]. Raises ValueError or
-        NetError if they do not fit."""
+        [n, *input]. Pictures as bytes (uint8) are normalised by the recipe; everything else is used
+        unchanged. `y` contains one label per sample, or several, as 0 and 1 [n, classes]. Raises
+        ValueError or NetError if they do not fit."""
         _check_integers(X)
         _check_lists(y)
         is_multi_label = _multiclass.type_of_target(y) == "multilabel-indicator"
@@ -146,8 +146,8 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
         return self.classes_[probabilities.argmax(axis=1)]
 
     def predict_proba(self, X: Any) -> Array:
-        """The probabilities of the classes, [n, classes], in the order of `classes_`; of several
-        labels, each by itself."""
+        """The probabilities of the classes, [n, classes], in the order of `classes_`; with
+        several labels per sample, they are independent."""
         _validation.check_is_fitted(self)
         _check_integers(X)
         X = _validation.validate_data(

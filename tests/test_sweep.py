@@ -332,7 +332,7 @@ def test_the_expectations_of_every_run_are_judged(
     (tmp_path / "small.net").write_text(text)
     found, _, err = sweep("", "--seeds", "2")
     assert found == code
-    assert ("true in 0 of 2 runs" in err) is (code == 1)
+    assert ("holds in 0 of 2 runs" in err) is (code == 1)
 
 
 def test_a_metric_is_measured_where_it_is_asked_for(sweep: Any, tmp_path: Path) -> None:

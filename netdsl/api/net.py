@@ -49,11 +49,11 @@ class Given:
 
 
 class Net:
-    """A net with weights, as `netdsl.load` or a training run gives it; it does not change.
+    """A net with weights, as returned by `netdsl.load` or a training run; it is immutable.
 
-    Threads may share a net: what one computes does not depend on the others, and while it computes
-    they run. It is compiled when it is first used, once for each of a few batch sizes. It can be
-    pickled: what is stored are its text and its weights.
+    Threads can share a net: their results do not depend on each other, and other threads run while
+    one computes. The net is compiled on first use, once for each of a few batch sizes. It can be
+    pickled: the pickle contains its text and its weights.
     """
 
     def __init__(self, source: NetOfRecipe, target: str | None, device: str, given: Given) -> None:
@@ -80,7 +80,7 @@ class Net:
     @property
     def text(self) -> str:
         """The net and its recipe as one self-contained .net text with all defaults; the recipe
-        names the net, whatever other nets the text holds."""
+        names the net, even if the text contains other nets."""
         program = self._source.program
         if program.has_recipe(self._target):
             return format_file(resolve_file(program, self._target))
@@ -95,8 +95,8 @@ class Net:
 
     @cached_property
     def is_multi_label(self) -> bool:
-        """Whether the net says of each label by itself whether an image has it: it was trained with
-        `bce`, or ends in sigmoids. An image may then have several labels, or none."""
+        """Whether the net predicts each label independently, because it was trained with `bce` or
+        ends in sigmoids. An image can then have several labels, or none."""
         return has_label_probabilities(self._network, self._source.recipe)
 
     @property
@@ -106,7 +106,7 @@ class Net:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The metrics of the epoch that the weights are from; empty for random weights."""
+        """The metrics of the epoch in which the weights were saved; empty for random weights."""
         return dict(self._given.metrics)
 
     @property
@@ -148,9 +148,9 @@ class Net:
 
     @cached_property
     def weights(self) -> Mapping[str, Array]:
-        """The weights and running statistics by name, read-only; `.copy()` of one can be changed.
-        Convolutions are K x R x S x C. Those of a net without a checkpoint are drawn from the seed
-        of its recipe."""
+        """The weights and running statistics by name, read-only; a `.copy()` can be changed.
+        Convolutions are K x R x S x C. Without a checkpoint, the weights are random, from the seed
+        of the recipe."""
         given, seed = self._given.weights, self._source.recipe.seed
         found = {
             n.name: draw_initial_value(n, seed) if given is None else given[n.name]
@@ -164,8 +164,8 @@ class Net:
         return f"<netdsl.Net {self.name}, {self.params:,} parameters>"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a checkpoint (`.safetensors`) that all commands read. Raises NetError if it
-        cannot, and for a file that is there, unless an import, an export or this has written it."""
+        """Writes a checkpoint (`.safetensors`) that all commands read. Raises NetError if it cannot
+        be written, or if the file exists and was not written by an import, an export or `save`."""
         place = Path(read_path(path, "path"))
         help = (
             f"a checkpoint is a {SUFFIX}; `netdsl export x{SUFFIX} -o x.onnx` converts it to ONNX"
@@ -199,18 +199,18 @@ class Net:
     def predict(self, images: Any) -> list[Prediction]:
         """The most likely class of each image, or its labels.
 
-        Images are pictures, which go through the net's preprocessing (resized, cropped,
-        normalised) as in `netdsl predict`: a path, an image of Pillow, a list of these, or bytes
-        (uint8) [N,H,W,C] or [H,W,C]; or floats [N, *input_shape], which are taken as they are. For
-        a single channel, the last axis may be left out. No images have no predictions. Raises
-        NetError for anything else, and if a score is not a number."""
+        Images are pictures, which are resized, cropped and normalised as by `netdsl predict`: a
+        path, a Pillow image, a list of these, or bytes (uint8) [N,H,W,C] or [H,W,C]; or floats
+        [N, *input_shape], which are used unchanged. For a single channel, the last axis can be
+        left out. Without images, the list is empty. Raises NetError for anything else, and if a
+        score is NaN."""
         found = self._score(images)
         scores, probabilities = found["scores"], found["probabilities"]
         return make_predictions(self.classes, scores, probabilities, self.is_multi_label)
 
     def probabilities(self, images: Any) -> Array:
-        """The probabilities of all classes, [N, classes], for images as in `predict`: the sum of a
-        row is 1, unless the net `is_multi_label`. Raises NetError as `predict` does."""
+        """The probabilities of all classes, [N, classes], for images as in `predict`: each row adds
+        up to 1, unless the net `is_multi_label`. Raises NetError in the same cases as `predict`."""
         return self._score(images)["probabilities"]
 
     def _score(self, images: Any) -> dict[str, Array]:
@@ -246,13 +246,13 @@ class Net:
     def graph(
         self, train: bool = False, batch: int | None = None, passes: bool = True
     ) -> nx.DiGraph:
-        """The net as a networkx graph, a copy that you may change: for inference, or with `train`
-        the whole step of a recipe, including gradients and updates; without `passes` as the source
-        describes it, before the compiler rewrites it.
+        """The net as a networkx graph, a copy that you can change: for inference, or with `train`
+        the whole training step of a recipe, including gradients and updates; with `passes=False`,
+        as written in the source, before the compiler rewrites it.
 
-        Nodes are names, in an order in which they can run; `graph.nodes[name]["node"]` holds
+        Nodes are names, in an order in which they can run; `graph.nodes[name]["node"]` contains
         operator, operands, attributes and type. An edge leads from an operand to its reader; its
-        `operands` are the positions at which it is read. `graph.graph` holds `name`, and under
+        `operands` are the positions at which it is read. `graph.graph` contains `name`, and under
         `outputs` and `updates` the nodes of the outputs and of the new values of the states. Raises
         NetError if the recipe has errors.
         """
@@ -263,9 +263,9 @@ class Net:
 
 
 def load(place: str | os.PathLike[str], device: str = "auto", seed: int | None = None) -> Net:
-    """A net: from a run directory its best weights, from a checkpoint (`.safetensors`) its own,
-    from a .net file (`FILE` or `FILE:NAME`, a net or recipe) random ones, drawn from `seed`, by
-    default that of the recipe. `device` is that of `--device`.
+    """Loads a net: with its best weights from a run directory, with the weights of a checkpoint
+    (`.safetensors`), or from a .net file (`FILE` or `FILE:NAME`, a net or recipe) with random
+    weights from `seed`, by default the recipe's. `device` is as for `--device`.
 
     Raises NetError if there is no such net, if it has errors, if the file is damaged, or if a seed
     is given for a checkpoint."""

@@ -14,10 +14,10 @@ from netdsl.types import Array
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most likely class of a picture: its name, its number, and its probability. `labels` are
-    the names of what the picture has: for several labels per image those with a probability
-    above 0.5, most likely first, maybe none; otherwise that class alone. `classes` are the names of
-    all, and `probabilities` theirs, [classes]."""
+    """The most likely class of a picture: its name, index and probability. `labels` are the names
+    of the picture's labels: for a net with several labels per image, those with a probability above
+    0.5, most likely first, possibly none; otherwise only that class. `classes` are all names, and
+    `probabilities` their probabilities, [classes]."""
 
     label: str
     index: int
@@ -30,7 +30,7 @@ class Prediction:
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The most likely classes with their probabilities, best first: `count` of them, or all
-        there are."""
+        if there are fewer."""
         if count < 0:
             raise fail(f"`top` takes a number of classes, not {count}")
         return [(self.classes[i], float(self.probabilities[i])) for i in self.ranking[:count]]

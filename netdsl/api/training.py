@@ -52,9 +52,9 @@ class TrainingResult:
     """A finished run.
 
     `metrics` are those of its best epoch and of the test set, if there is one: `best_epoch`,
-    `train_loss`, `val_accuracy`, `test_accuracy`, ...; `history` holds those of every epoch, and
-    `expectations` says which of the recipe's hold. `checkpoint` is the file of the best weights, in
-    the run's `directory`."""
+    `train_loss`, `val_accuracy`, `test_accuracy`, ...; `history` contains those of every epoch, and
+    `expectations` the results of the recipe's expectations. `checkpoint` is the file with the best
+    weights, in the run's `directory`."""
 
     metrics: Mapping[str, Any]
     history: tuple[Mapping[str, Any], ...]
@@ -66,12 +66,12 @@ class TrainingResult:
 
     @property
     def ok(self) -> bool:
-        """Whether all expectations of the recipe hold."""
+        """Whether all expectations of the recipe are met."""
         return all(x.ok for x in self.expectations)
 
     @cached_property
     def net(self) -> Net:
-        """The net with the best weights. Raises NetError if the checkpoint is gone."""
+        """The net with the best weights. Raises NetError if the checkpoint no longer exists."""
         return load(self.checkpoint, self.device)
 
 
@@ -86,25 +86,25 @@ def train(
     on_epoch: Callable[[dict[str, Any]], object] | None = None,
     verbose: bool = False,
 ) -> TrainingResult:
-    """Trains `FILE` or `FILE:RECIPE` as `netdsl train` does; its run directory is `out`, else
-    runs/NAME-N. With `resume` instead of a file, resumes the run in that directory.
+    """Trains `FILE` or `FILE:RECIPE` as `netdsl train` does; its run directory is `out`, by
+    default runs/NAME-N. With `resume` instead of a file, resumes the run in that directory.
 
     `data` is the folder of `--data`, or arrays that replace the recipe's source: `(images,
     labels)`, or a mapping with `x_train`, `y_train` and optionally `x_val`, `y_val`, `x_test`,
-    `y_test` and `classes`. Without `x_test`, what the recipe expects of a test set is not judged,
-    and `warnings` of the result says so. Images are uint8 [N,H,W,C] or [N,H,W]; floats [N,
-    *input_shape] are taken as they are. Labels are integers from 0 without gaps, or names; or
+    `y_test` and `classes`. Without `x_test`, expectations about the test set are not
+    checked, and `warnings` of the result says so. Images are uint8 [N,H,W,C] or [N,H,W]; floats [N,
+    *input_shape] are used unchanged. Labels are integers from 0 without gaps, or names; or
     several per image, 0 and 1 [N, classes].
 
     `set` changes the recipe as `--set` does: `{"train.epochs": 5, "classes": 3}`; a string is .net
     text: `{"train.optimizer": "adam(lr=0.01)"}`.
 
     `on_epoch` is called with the metrics of every epoch, after it is saved. If it returns True, the
-    epoch is the last one, and the run ends as usual; False or None goes on. What it raises ends the
-    run at once; `resume` continues it. So does Ctrl-C, which saves the run first and then raises
-    KeyboardInterrupt. Nothing is printed unless `verbose`: then each epoch, and once a minute where
-    the run is. Raises NetError for all that is wrong
-    with file, data or machine, and if the loss is no longer finite."""
+    epoch is the last one, and the run ends as usual; False or None continues.
+    An exception ends the run immediately; Ctrl-C saves it first and then raises KeyboardInterrupt.
+    `resume` continues either. With `verbose`, prints a line for each epoch, and the progress after
+    each minute without output. Raises NetError for every problem with the file, the data or the
+    machine, and if the loss is no longer finite."""
     place, folder, again = _read_places(file, out, resume)
     backend = open_backend(device)
     if on_epoch is not None and not callable(on_epoch):
@@ -203,7 +203,7 @@ def fit_arrays(
     """Trains a recipe on data in memory, and returns its net and the metrics of every epoch; the
     run directory is `folder`. `choose_settings` gives what to set in the program and its recipe of
     that name, `make_dataset` the data for the shape of the net's input. The recipe's expectations,
-    which are about its own data, are not judged."""
+    which are about its own data, are not checked."""
     backend = open_backend(device)
     path, name = split_file_and_name(read_path(file, "file"))
     tree = drop_source(parse_file(path))

@@ -122,7 +122,7 @@ def _list_failed_expectations(table: SweepTable) -> Iterator[str]:
             if not all(oks):
                 where = row.combination.describe()
                 runs = f"{len(oks)} run{'s' * (len(oks) != 1)}"
-                held = f"true in {sum(oks)} of {runs}" + (f" of {where}" if where else "")
+                held = f"holds in {sum(oks)} of {runs}" + (f" of {where}" if where else "")
                 yield f"expected {text}: {held}, so this FAILED"
 
 

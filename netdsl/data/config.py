@@ -67,7 +67,7 @@ STATISTICS: dict[str, Statistics] = {
         ),
         Statistics(
             Signature("by", (Param("mean", ListOf(Float())), Param("std", _POSITIVE))),
-            "numbers of your own, one for all channels or one for each",
+            "your own numbers, one for all channels or one for each",
         ),
     )
 }
@@ -276,7 +276,7 @@ class DataConfig:
         for what in (mean, std):
             if len(what) not in (1, channels):
                 help = (
-                    "`by(mean=[0.5], std=[0.5])` takes numbers of your own, one for all channels "
+                    "`by(mean=[0.5], std=[0.5])` takes your own numbers, one for all channels "
                     "or one for each"
                 )
                 message = f"`normalize` has {len(what)} channels, but the image has {channels}"
