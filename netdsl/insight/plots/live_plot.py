@@ -16,13 +16,26 @@ _FIRST_COST = 1.0
 """Seconds that the first picture is assumed to take, with the import of matplotlib."""
 
 
+def draw_run(run: Path, out: Path) -> None:
+    """Draws the run in a directory, with its stages, if it has finished an epoch. Raises NetError
+    if the file cannot be written."""
+    history = read_history(run) if is_run(run) else None
+    if history is not None and history.columns:
+        save_figure(plot_curves([history]), out)
+
+
 class LivePlot:
-    """The plot of the run in a directory, with its stages, in the file `out`."""
+    """The plot of the run in a directory, in the file `out`; `draw` draws it, and `clock` gives the
+    time in seconds."""
 
     def __init__(
-        self, run: Path, out: Path, clock: Callable[[], float] = time.perf_counter
+        self,
+        run: Path,
+        out: Path,
+        draw: Callable[[Path, Path], None] = draw_run,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.run, self.out, self._clock = run, out, clock
+        self.run, self.out, self._draw, self._clock = run, out, draw, clock
         self._cost, self._since = _FIRST_COST, clock()
 
     def update(self) -> None:
@@ -30,18 +43,13 @@ class LivePlot:
         cannot be drawn or written."""
         passed = self._clock() - self._since
         if self._cost <= MAX_SHARE * (passed + self._cost):
-            self._draw()
+            self.close()
 
     def close(self) -> None:
-        """Draws the last picture, if there is an epoch to draw."""
-        self._draw()
-
-    def _draw(self) -> None:
+        """Draws the picture."""
         started = self._clock()
         try:
-            history = read_history(self.run) if is_run(self.run) else None
-            if history is not None and history.columns:
-                save_figure(plot_curves([history]), self.out)
+            self._draw(self.run, self.out)
         finally:
             self._since = self._clock()
             self._cost = self._since - started
