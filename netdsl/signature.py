@@ -37,7 +37,15 @@ from netdsl.parameter_types import (
     TypeMismatch,
     find_words,
 )
-from netdsl.values import Argument, Call, Size, Symbol, Value, format_value
+from netdsl.value_advice import (
+    LITERALS_OF_PYTHON,
+    decimal_comma_help,
+    explain_called_value,
+    size_help,
+    suggest_for_value,
+    unquote,
+)
+from netdsl.values import Argument, Call, Symbol, Value, format_value
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class CallOf:
         record = self.table.get(value.name)
         if record is None:
             message = f"unknown {self.noun} `{value.name}`"
-            help = _explain_called_value(value)
+            help = explain_called_value(value)
             help = help or suggest_name(value.name, self.table, kinds=[self.noun])
             raise NetError(Diagnostic(message, value.span, help))
         bound = record.signature.bind(value.arguments, value.span)
@@ -204,13 +212,43 @@ class Signature:
         names = [p.name for p in self.params]
         is_own = suggest_alias(name, names) is not None
         kinds = [f"{self.noun} of {self.name}", self.noun]
-        elsewhere = None if is_own else find_advice(name, kinds) or _find_home(name, homes)
-        positional = sum(a.name is None for a in arguments)
-        taken = [*names[:positional], *(a.name for a in arguments if a.name in names)]
+        values = _format_given(next((a.value for a in arguments if a.name == name), None))
+        elsewhere = None if is_own else find_advice(name, kinds, values)
+        if elsewhere is None and not is_own and (home := _find_home(name, homes)):
+            elsewhere = self._fill_home(home, name, arguments, values)
+        given = zip(self.params, (a for a in arguments if a.name is None), strict=False)
+        positional = [p.name for p, a in given if _accepts(p.type, a.value)]
+        taken = [*positional, *(a.name for a in arguments if a.name in names)]
         if elsewhere is None and not is_own and not suggest_word(name, names):
             near = find_near_counterpart(name, {normalize_word(n): n for n in homes})
             elsewhere = homes[near] if near else None
         return elsewhere or suggest_name(name, names, "it has", kinds, taken)
+
+    def _fill_home(
+        self, home: str, name: str, arguments: Sequence[Argument], values: Sequence[str]
+    ) -> str:
+        """The line that says where a name belongs, with the value that it was given, in the call
+        that stands there already if that takes it."""
+        if len(values) != 1:
+            return home
+        found = re.search(r"`(\w+) = (\w+\((\w+)=\.\.\.\))`", home)
+        if found is None:
+            is_bare = find_advice(name, ["argument"]) is None
+            return home.replace(f"[{name}]", f"[{name}({values[0]})]") if is_bare else home
+        key, call, parameter = found.groups()
+        kind = next((p.type for p in self.params if p.name == key), None)
+        given = next((a.value for a in arguments if a.name == key), None)
+        record = (
+            kind.table.get(given.name)
+            if (isinstance(kind, CallOf | TableType) and isinstance(given, Symbol | Call))
+            else None
+        )
+        if record is not None and any(p.name == parameter for p in record.signature.params):
+            call = format_value(given)
+            call = (
+                f"{call[:-1]}, {parameter}=...)" if call[-1] == ")" else f"{call}({parameter}=...)"
+            )
+        return home.replace(found[2], call.replace("...", values[0]))
 
     def _explain_positions(self, arguments: Sequence[Argument], name: str) -> str | None:
         """Says which argument without a name has the value of a parameter that is given twice."""
@@ -240,7 +278,7 @@ class Signature:
         except TypeMismatch as wanted:
             value = _format_rejected(argument.value)
             message = f"`{param.name}` of `{self.name}` must be {wanted}, not {value}"
-            help = None if argument.name else _decimal_comma_help(where)
+            help = None if argument.name else decimal_comma_help(where)
             help = help or self._suggest_order(param, argument, arguments)
             help = help or self._suggest_fix(param, argument.value)
             is_unnamed = argument.name is None and len(self.params) > 1
@@ -269,11 +307,11 @@ class Signature:
         """Suggests what to write instead of a value that a parameter rejects."""
         if advice := self._advise_on_value(param, value):
             return advice
-        bare = _unquote(value)
+        bare = unquote(value)
         if bare is not None and _accepts(param.type, bare):
             return f"write `{format_value(bare)}` without quotes"
         if isinstance(value, Symbol) and value.name not in value.variables:
-            if value.name.lower() in _LITERALS_OF_PYTHON:
+            if value.name.lower() in LITERALS_OF_PYTHON:
                 return _suggest_literal(param, value.name.lower())
             if _accepts(param.type, value.name):
                 return f"write `{format_value(value.name)}`"
@@ -293,12 +331,11 @@ class Signature:
 
     def _advise_on_value(self, param: Param, value: Value) -> str | None:
         """What takes the place of a value that other frameworks would accept."""
-        if isinstance(value, Symbol) and value.name not in value.variables:
-            if any(value.name == p.name for p in self.params):
-                return f"`{value.name}` is a parameter: write `{value.name}=...`"
-            advice = find_advice(value.name, [f"value of {param.name}", "value"])
-            if advice:
-                return advice
+        word = _find_word(value)
+        if isinstance(value, Symbol) and any(word == p.name for p in self.params):
+            return f"`{word}` is a parameter: write `{word}=...`"
+        if word and (advice := find_advice(word, [f"value of {param.name}", "value"])):
+            return advice
         if param.name in _SHARES and isinstance(value, int | float) and 2 <= value <= 100:
             return f"it is a share, not a percentage: `{format_value(value / 100)}`"
         return None
@@ -327,10 +364,10 @@ class Signature:
             return Diagnostic(message, where, help)
         numbers = [a for a in arguments if a.name is None and isinstance(a.value, int)]
         if self.params and isinstance(self.params[0].type, Shape | Extent) and len(numbers) > 1:
-            return Diagnostic(message, where, _size_help(numbers))
+            return Diagnostic(message, where, size_help(numbers))
         if not self.params:
             return Diagnostic(message, where, f"write `{self.name}`, without arguments")
-        return Diagnostic(message, where, _decimal_comma_help(where) or self._format_usage())
+        return Diagnostic(message, where, decimal_comma_help(where) or self._format_usage())
 
     def _make_missing_error(self, param: Param, span: Span | None) -> Diagnostic:
         return Diagnostic(f"`{self.name}` needs `{param.name}`", span, self._format_usage())
@@ -346,6 +383,20 @@ class Signature:
         return f"{self.name}({inside})"
 
 
+def _find_word(value: Value) -> str | None:
+    """The word that a bare name that is no variable, or a text, consists of."""
+    if isinstance(value, Symbol):
+        return value.name if value.name not in value.variables else None
+    return value if isinstance(value, str) else None
+
+
+def _format_given(value: Value) -> list[str]:
+    """A number or a text as written, or those of a list; none for any other value."""
+    entries = value if isinstance(value, tuple) else (value,)
+    plain = [e for e in entries if isinstance(e, int | float | str) and not isinstance(e, bool)]
+    return list(map(format_value, plain)) if len(plain) == len(entries) else []
+
+
 def _find_home(name: str, homes: Mapping[str, str]) -> str | None:
     """Says where a name belongs, or what it is called here."""
     if name in homes:
@@ -358,14 +409,6 @@ _MAX_QUOTED_CALL = 40
 """The longest call that a help line repeats."""
 
 
-def _decimal_comma_help(where: Span | None) -> str | None:
-    """How to write a decimal whose comma made two arguments of it, as in `lr=0,1`."""
-    if where is None or not where.text.isdecimal():
-        return None
-    before = re.search(r"=\s*(\d+),$", where.source.text[max(0, where.start - 20) : where.start])
-    return f"a decimal has a point: `{before[1]}.{where.text}`" if before else None
-
-
 def _format_rejected(value: Value) -> str:
     """A value in a message that it is of the wrong kind: a float looks like one, 1e6 too."""
     text = format_value(value)
@@ -373,36 +416,14 @@ def _format_rejected(value: Value) -> str:
     return f"{text}.0" if is_like_integer else text
 
 
-def _size_help(numbers: Sequence[Argument]) -> str:
-    """How to write numbers that were given one by one as a size."""
-    sides = [a.span.text if a.span else str(a.value) for a in numbers]
-    is_channels_first = len(sides) == 3 and sides[1] == sides[2] != sides[0]
-    if is_channels_first:
-        sides = [*sides[1:], sides[0]]
-    order = ", with the channels last" if is_channels_first else ""
-    if all(side.isdecimal() for side in sides):
-        return f"a size is one word{order}: `{'x'.join(sides)}`"
-    return f"a computed size is a list{order}: `[{', '.join(sides)}]`"
-
-
 _SHARES = ("rate", "p", "smoothing")
 """Parameters that are shares of 1, which other tools take as percentages."""
-
-_LITERALS_OF_PYTHON: Mapping[str, tuple[str, bool | None]] = {
-    "true": ("yes", True),
-    "false": ("no", False),
-    "none": ("none", None),
-    "null": ("none", None),
-    "on": ("yes", True),
-    "off": ("no", False),
-}
-"""Literals of other languages in lower case, and how netdsl writes them."""
 
 
 def _suggest_literal(param: Param, literal: str) -> str | None:
     """What to write instead of a literal of Python for a parameter: the same here, else `none` or
     `no`; else nothing, if it has a default."""
-    word, value = _LITERALS_OF_PYTHON[literal]
+    word, value = LITERALS_OF_PYTHON[literal]
     if _accepts(param.type, value):
         return f"write `{word}`"
     for other in (None, False) if not value else ():
@@ -413,76 +434,12 @@ def _suggest_literal(param: Param, literal: str) -> str | None:
     return f"leave `{param.name}` out for its default, {format_value(param.default)}"
 
 
-def _suggest_for_symbol(symbol: Symbol) -> str:
-    """Returns a help line for a bare name where a value is expected."""
-    if symbol.name.lower() in _LITERALS_OF_PYTHON:
-        return f"write `{_LITERALS_OF_PYTHON[symbol.name.lower()][0]}`"
-    sides = symbol.name.split("x")
-    if len(sides) > 1 and all(side in symbol.variables for side in sides):
-        return f"write a computed size as `[{', '.join(sides)}]`"
-    near = suggest_spelling(symbol.name, symbol.variables)
-    if not near and symbol.name in INDEX_NAMES:
-        near = f"a repeat names its index with `as`: `block * 3 as {symbol.name}`"
-    return f"no variable is called `{symbol.name}` here" + (f"; {near}" if near else "")
-
-
-INDEX_NAMES = ("i", "j", "idx", "index")
-
-
-def suggest_for_value(value: object) -> str | None:
-    """Returns a help line if a value is an unknown bare name, or a call of something that is no
-    function."""
-    if isinstance(value, Call):
-        if value.name in value.functions and value.arguments:  # kept as a value for its argument
-            return suggest_for_value(value.arguments[0].value)
-        return _explain_called_value(value) or _suggest_function(value)
-    return _suggest_for_symbol(value) if isinstance(value, Symbol) else None
-
-
-_PYTHON_FUNCTIONS = {
-    "abs": "`max(x, -x)`",
-    "int": "`floor(x)`, or `a // b`",
-    "pow": "a product, or a `let f(x) = ...`",
-}
-
-
-def _suggest_function(call: Call) -> str | None:
-    """Returns a help line for a call of an unknown function; None if it did not come from an
-    expression."""
-    if not call.functions:
-        return None
-    if call.name in _PYTHON_FUNCTIONS:
-        return f"no function is called `{call.name}` here; write {_PYTHON_FUNCTIONS[call.name]}"
-    near = suggest_spelling(call.name, [*call.variables, *call.functions])
-    known = f"the built-in functions are {', '.join(call.functions)}"
-    return f"no function is called `{call.name}` here; {near or known}"
-
-
-def _explain_called_value(call: Call) -> str | None:
-    if call.name not in call.variables:
-        return None
-    return f"`{call.name}` is a value here; a function is `let {call.name}(a) = ...`"
-
-
 def _accepts(kind: ParameterType, value: Value) -> bool:
     try:
         kind.accept(value)
     except (TypeMismatch, NetError):
         return False
     return True
-
-
-def _unquote(value: Value) -> Value:
-    """Returns what a quoted text would be without its quotes."""
-    if not isinstance(value, str):
-        return None
-    if re.fullmatch(r"\d{1,9}", value):
-        return int(value)
-    if re.fullmatch(r"-?(\d{1,9}\.?\d{0,9}|\.\d{1,9})(e[-+]?\d{1,2})?", value):
-        return float(value)
-    if re.fullmatch(r"\d{1,9}(x\d{1,9})+", value):
-        return Size(tuple(map(int, value.split("x"))))
-    return Symbol(value) if value.isidentifier() else None
 
 
 def _format_count(n: int, noun: str) -> str:

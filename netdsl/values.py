@@ -35,12 +35,14 @@ class Text(str):
 class Symbol:
     """A bare name that is not a variable: `same`, `he`, `imagenet`.
 
-    `variables` are the names that could have been meant, for messages.
+    `variables` are the names that could have been meant, and `labels` those of the chains before
+    it, for messages.
     """
 
     name: str
     span: Span | None = field(default=None, compare=False, repr=False)
     variables: Collection[str] = field(default=(), compare=False, repr=False)
+    labels: Collection[str] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         return self.name

@@ -15,7 +15,7 @@ from netdsl.data.config import STATISTICS
 from netdsl.data.mixing import MIXINGS
 from netdsl.data.sources import SOURCES
 from netdsl.errors import suggest_name
-from netdsl.foreign_words import normalize_word
+from netdsl.foreign_words import fill_examples, normalize_word
 from netdsl.insight.program_check import check_program
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
@@ -53,7 +53,7 @@ NAMES = {
     "input",
 }
 ADVICE = [
-    (kind, word, text)
+    (kind, word, fill_examples(text))
     for kind, entries in foreign_words._ADVICE.items()
     for word, text in entries.items()
 ]
@@ -133,3 +133,10 @@ def test_commands_of_other_tools(netdsl: Any, arguments: tuple[str, ...], help: 
     code, _, error = netdsl(*arguments)
     assert code == 2
     assert error.endswith(f"\nhelp: {help}\n")
+
+
+@pytest.mark.parametrize("values", [(), ("1",), ("1", "2"), ("1", "2", "3")])
+def test_examples_are_replaced_by_as_many_values(values: tuple[str, ...]) -> None:
+    filled = fill_examples("write `a=<7>, b=<8>, c=<7>`", values)
+    a, b = values if len(values) == 2 else ("7", "8")
+    assert filled == f"write `a={a}, b={b}, c={a}`"

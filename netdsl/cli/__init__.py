@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from netdsl.cli import (
-    chart_command,
     attribution,
+    chart_command,
     compiler,
     diff,
     export_command,
@@ -22,8 +22,8 @@ from netdsl.cli.app import app, main
 
 __all__ = [
     "app",
-    "chart_command",
     "attribution",
+    "chart_command",
     "compiler",
     "diff",
     "export_command",

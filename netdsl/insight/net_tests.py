@@ -319,7 +319,11 @@ def _evaluate_operand(context: QueryContext, e: s.Expression) -> Any:
             raise fail(
                 message, value.span, help=f"the goals of a run belong in its recipe: {recipe}"
             )
-        help = suggest_name(value.name, _KNOWN_NAMES, kinds=["fact"])
+        help = (
+            f"it needs a place: `{QUERIES[value.name].signature}`"
+            if value.name in QUERIES
+            else suggest_name(value.name, _KNOWN_NAMES, kinds=["fact"])
+        )
         raise fail(f"unknown name `{value.name}` in a test", e.span, help=help)
     return value.dims if isinstance(value, Size) else value
 

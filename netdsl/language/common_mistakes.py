@@ -37,6 +37,7 @@ _COMPARISONS = {"==", "!=", "<", "<=", ">", ">=", "~"}
 _FUNCTION_KEYWORDS = {"def", "lambda"}
 _PYTHON_KEYWORDS = {"class", "return", "import", "from", "while"}
 _TABLE_ENTRY = re.compile(r"""\{\s*["']?([^"'{}\n:]{1,40})["']?\s*:\s*([-.\d]+)""")
+_MAX_QUOTED_CHAIN = 40
 _FOREIGN_SYMBOLS = {
     "//": "comments begin with `#`",
     "/*": "comments begin with `#`",
@@ -148,6 +149,13 @@ def _check_slices(context: SyntaxErrorContext) -> Diagnostic | None:
 
 def _check_expressions(context: SyntaxErrorContext) -> Diagnostic | None:
     """Checks functions, loops in lists, `in` and `as`."""
+    joined = re.search(r"\b(add|mul|sub|concat)\(\s*in$", context.text_before_token)
+    if context.previous_token == "in" and joined and context.token in (",", ")"):
+        others = re.match(r",\s*(\w+)", context.remaining_text)
+        branch = others[1] if others else "conv(8, 1x1)"
+        return context.unexpected_token(
+            f"branches are written in braces: `{joined[1]} {{ in | {branch} }}`"
+        )
     if context.previous_token == "in" and context.expected == {"DOT"}:
         help = (
             "`in` is the input of the block; its sizes are `in.channels`, `in.height` and "
@@ -188,6 +196,9 @@ def _find_repeat_count(tokens: Sequence[str]) -> str | None:
 
 def _check_arithmetic(context: SyntaxErrorContext) -> Diagnostic | None:
     """Checks numbers, and repeats with a computed count."""
+    if context.token == context.previous_token == "*" and context.is_adjacent:
+        help = "there are no powers: write a product, `c * c`, or list the values, `[16, 32, 64]`"
+        return Diagnostic("`**` has no meaning in a .net file", context.span, help)
     count = _find_repeat_count(context.preceding_tokens) if context.can_end_layer else None
     if count and context.token in ("+", "-", "*", "/", "%", "//"):
         operand = re.match(r"\W+(\w*)", context.remaining_text)
@@ -229,6 +240,10 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
         )
     if context.token[0] == '"' and "NAME" in context.expected and not context.is_value_expected:
         return context.unexpected_token("names of layers have no quotes")
+    if context.previous_token in ("branch", "path", "parallel") and "_ARROW" in context.expected:
+        return context.unexpected_token(
+            "branches are written in the braces of their join: `concat { conv(8, 1x1) | relu }`"
+        )
     starts_layer = NAME.fullmatch(context.token) is not None and context.token not in _KEYWORDS
     if "_ARROW" in context.expected and context.token == "(" and context.previous_token == ")":
         return context.unexpected_token(_second_call_help(context))
@@ -296,6 +311,10 @@ def _check_punctuation(context: SyntaxErrorContext) -> Diagnostic | None:
         name = context.previous_token
         if name == "input":
             return context.unexpected_token("write `input(28x28x1)`")
+        if re.match(r"=\s*[a-z]\w*\(|=\s*\w+\s*->", context.remaining_text):
+            chain = re.split(r"[;#}\n]", context.remaining_text[1:], maxsplit=1)[0].strip()
+            shown = chain if len(chain) <= _MAX_QUOTED_CHAIN else "..."
+            return context.unexpected_token(f"a label is written `{name}: {shown}`")
         help = f"a label is written `{name}: ...`, a number `let {name} = ...`"
         return context.unexpected_token(help)
     if context.token == ":" and context.previous_token in ("in", "not"):

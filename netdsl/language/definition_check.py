@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from netdsl.errors import Diagnostic, suggest_spelling
+from netdsl.foreign_words import find_advice
 from netdsl.language import syntax as s
 from netdsl.language.evaluate import CONSTANTS
 from netdsl.language.functions import FUNCTIONS
 from netdsl.language.lookup import LAYER_IN_LET, is_layer, suggest_for_unknown_layer
 from netdsl.language.program import Program
 from netdsl.layers import LAYERS
+from netdsl.value_advice import explain_label
 
 _WORDS_OF_EXPRESSIONS = ("in", "not")
 _EQUALITIES = ("==", "!=", "~")
@@ -105,7 +107,7 @@ def _possible_values(e: s.Expression) -> tuple[s.Expression, ...]:
 def _check_operands(item: s.Item, program: Program) -> Iterator[Diagnostic]:
     """Checks the names where only a number, a list or a condition can stand. Elsewhere a name that
     nothing defines is a word, such as `same`."""
-    bound = s.bound_names(item)
+    bound, labels = s.bound_names(item), _find_labels(item)
     for operand in (e for node in s.walk(item) for e in _operands(node)):
         if not isinstance(operand, s.Name | s.CallExpr):
             continue
@@ -115,7 +117,9 @@ def _check_operands(item: s.Item, program: Program) -> Iterator[Diagnostic]:
         visible = (bound, program.lets, words)
         if not any(operand.name in names for names in visible):
             near = suggest_spelling(operand.name, itertools.chain(*visible))
-            yield Diagnostic(f"no {kind} is called `{operand.name}` here", operand.span, near)
+            help = explain_label(operand.name) if operand.name in labels else None
+            help = help or find_advice(operand.name, ["operand"]) or near
+            yield Diagnostic(f"no {kind} is called `{operand.name}` here", operand.span, help)
 
 
 def _operands(node: s.SyntaxNode) -> Iterable[s.SyntaxNode | None]:
@@ -146,8 +150,7 @@ def _operands(node: s.SyntaxNode) -> Iterable[s.SyntaxNode | None]:
 
 def _check_steps(item: s.Item, program: Program) -> Iterator[Diagnostic]:
     """Checks the names in chains."""
-    labels = {n.label for n in s.walk(item) if isinstance(n, s.Chain) and n.label}
-    labels |= {n.name for n in s.walk(item) if isinstance(n, s.Shared)}
+    labels = _find_labels(item)
     known = ({"input"}, labels, LAYERS, program.blocks)
     bound = s.bound_names(item)
     for step in s.walk(item):
@@ -159,3 +162,8 @@ def _check_steps(item: s.Item, program: Program) -> Iterator[Diagnostic]:
                 else suggest_for_unknown_layer(step.name, labels, program)
             )
             yield Diagnostic(f"unknown layer or block `{step.name}`", step.name_span, help)
+
+
+def _find_labels(item: s.Item) -> set[str]:
+    labels = {n.label for n in s.walk(item) if isinstance(n, s.Chain) and n.label}
+    return labels | {n.name for n in s.walk(item) if isinstance(n, s.Shared)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -17,7 +17,8 @@ from netdsl.language.functions import FUNCTIONS
 from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_NUMBER, STEPS_PER_LAYER
 from netdsl.parameter_types import AnyValue
-from netdsl.signature import REQUIRED, Param, Signature, suggest_for_value
+from netdsl.signature import REQUIRED, Param, Signature
+from netdsl.value_advice import suggest_for_value
 from netdsl.values import Argument, Call, Size, Symbol, Text, Value, format_value
 
 
@@ -51,12 +52,13 @@ Variable = Value | InvalidValue | Function
 class Scope:
     """What an expression sees: the variables, then those of the `outer` scope; the members of `in`
     if there is an input; and the budget that counts the values. It is the collection of the visible
-    names."""
+    names. `labels` are names that are no variables, for messages."""
 
     variables: Mapping[str, Variable] = field(default_factory=dict)
     members: Mapping[str, int] | InvalidValue | None = None
     budget: Budget = field(default_factory=Budget)
     outer: Scope | TopLevel | None = None
+    labels: Collection[str] = ()
 
     def find(self, name: str) -> Variable | Unknown:
         """Looks up a name: the one rule for all expressions."""
@@ -185,7 +187,7 @@ def _evaluate_name(expr: s.Name, scope: Scope) -> Value:
         return found
     if expr.name in CONSTANTS:
         return CONSTANTS[expr.name]
-    return Symbol(expr.name, expr.span, scope)
+    return Symbol(expr.name, expr.span, scope, scope.labels)
 
 
 def _evaluate_list(expr: s.ListLiteral, scope: Scope) -> Value:

@@ -63,6 +63,11 @@ def _check_bracket_lines(context: SyntaxErrorContext) -> Diagnostic | None:
     if context.can_end_layer and name in ("add", "sub", "mul", "concat"):
         return context.unexpected_token(f"branches go in braces: `{name} {{ a | b }}`")
     if context.is_in_braces and "NAME" in context.expected:
+        group = re.match(r"\[([^\[\]\n]*->[^\[\]\n]*)\](\s*\*\s*\w+)?", context.remaining_text)
+        if group:
+            return context.unexpected_token(
+                f"a group is written in parentheses: `({group[1].strip()}){group[2] or ''}`"
+            )
         help = "a layer is written `conv(64, 3x3, stride=2)`; `[a, b]` is a list of values"
         return context.unexpected_token(help)
     if "_BLOCK" in context.expected:
@@ -106,8 +111,7 @@ def _check_python_values(context: SyntaxErrorContext) -> Diagnostic | None:
             help = "an optimizer takes no parameters: every weight of the net is trained"
         return context.unexpected_token(help)
     if context.token == "{" and context.is_value_expected:
-        help = 'there are no dictionaries; a list of pairs is `[("conv1.*", 0.1)]`'
-        return context.unexpected_token(help)
+        return context.unexpected_token(_dictionary_help(context))
     if context.token == "," and "RPAR" in context.expected and "COMMA" not in context.expected:
         return context.unexpected_token(_tuple_help(_enclosed(context)))
     if context.token == ")" and tokens[-1:] == [","] and context.is_value_expected:
@@ -115,6 +119,25 @@ def _check_python_values(context: SyntaxErrorContext) -> Diagnostic | None:
         entries = ", ".join(opened) if opened else "a"
         return context.unexpected_token(f"a list is written `[{entries}]`, with brackets")
     return None
+
+
+_DICTIONARY_ENTRY = re.compile(r"""["']?([\w.*-]+)["']?\s*:\s*(["']?[\w.+-]+["']?)\s*(?:,|$)""")
+
+
+def _dictionary_help(context: SyntaxErrorContext) -> str:
+    """How to write a dictionary: as a call if it has a type, else as a list of pairs."""
+    inside = context.remaining_text[1:].partition("}")[0].replace("\n", " ").strip()
+    entries = dict(_DICTIONARY_ENTRY.findall(inside))
+    if _DICTIONARY_ENTRY.sub("", inside).strip():
+        entries = {}
+    name = next((entries.pop(x) for x in ("type", "name", "class_name") if x in entries), None)
+    if name:
+        arguments = ", ".join(f"{key}={value}" for key, value in entries.items())
+        call = name.strip("\"'") + (f"({arguments})" if arguments else "")
+        return f"there are no dictionaries; write it as a call: `{call}`"
+    pairs = ", ".join(f'("{key}", {value})' for key, value in entries.items())
+    pairs = pairs or '("conv1.*", 0.1)'
+    return f"there are no dictionaries; a list of pairs is `[{pairs}]`"
 
 
 def _enclosed(context: SyntaxErrorContext) -> list[str]:
@@ -181,13 +204,30 @@ def _check_entries(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token(f"write `{let}{previous}{equals}{shown}`")
     if context.item_keyword not in ("data", "train") or not context.is_in_braces:
         return None
+    if previous == "expect" and token in ("=", ":"):
+        condition = re.split(r"[,;}]", context.rest_of_line[1:], maxsplit=1)[0].strip()
+        return context.unexpected_token(f"write `expect {condition}`")
+    if token[0] == '"' and {"_EXPECT", "NAME"} <= context.expected:
+        entry = re.match(r'"(\w+)"\s*[:=]?\s*([^,}\n]*)', context.remaining_text)
+        if entry:
+            text = entry[2].strip().strip('"')
+            text = text if re.fullmatch(r"[\w.+-]+", text) else "..."
+            return context.unexpected_token(
+                f"names of entries have no quotes: write `{entry[1]} = {text}`"
+            )
     is_double = token == "==" and context.is_value_expected  # read as `=` and one more
     if is_double or (token in _COMPARISONS and context.expected == {"EQUAL"}):
         return context.unexpected_token(_comparison_help(context))
     if context.expected == {"EQUAL"} and re.match(r'["\w]', token):
-        is_condition = previous in ("if", "assert", "require", "check")
+        is_condition = previous in ("assert", "require", "check")
         help = "an expectation begins with `expect`: `expect test_accuracy > 0.9`"
-        return context.unexpected_token(help if is_condition else f"write `{previous} = {token}`")
+        if previous == "if":
+            help = (
+                "sections have no `if`: a value can depend on a constant, `adam if big else sgd`, "
+                "and each named recipe has entries of its own"
+            )
+        is_advised = is_condition or previous == "if"
+        return context.unexpected_token(help if is_advised else f"write `{previous} = {token}`")
     is_entry_expected = {"_EXPECT", "NAME"} <= context.expected
     if is_entry_expected and previous == "," and re.match(r"[\d.\"-]", token):
         return _unbracketed_list(context)

@@ -142,7 +142,7 @@ class Frame:
             members = input_value.members()
         elif input_value is MissingValue.INVALID:
             members = InvalidValue()
-        return Scope(self.variables, members, self.budget, self.top_level)
+        return Scope(self.variables, members, self.budget, self.top_level, self.labels)
 
     def define_function(self, let: s.Let, current: OptionalChainValue) -> None:
         """Defines a function that sees the variables as they are here, and itself."""

@@ -90,6 +90,12 @@ def _check_header(context: SyntaxErrorContext, keyword: str) -> Diagnostic | Non
         return context.unexpected_token(f"a `{keyword}` needs a name: {form}")
     if context.previous_token == keyword and token[0] == '"':
         return context.unexpected_token("a name is written without quotes")
+    if token == "(" and keyword == "train" and header != keyword:
+        net = re.match(r"\(\s*(\w+)\s*\)", context.remaining_text)
+        entry = f"net = {net[1]}, epochs = 10" if net else "epochs = 10"
+        return context.unexpected_token(
+            f"a recipe has no parameters; its body goes in `{{ }}`: write `{header} {{ {entry} }}`"
+        )
     if context.expected & {"LBRACE", "NAME"} and not context.is_value_expected:
         if token in ("=", "(", "[") and keyword in ("data", "train", "test"):
             return context.unexpected_token(f"the body goes in `{{ }}`: {form}")

@@ -13,7 +13,7 @@ from netdsl.language.functions import FUNCTIONS
 from netdsl.language.program import Program
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITIALISERS
-from netdsl.signature import INDEX_NAMES, suggest_for_value
+from netdsl.value_advice import INDEX_NAMES, suggest_for_value
 from netdsl.values import Call, Size, Symbol, Value, format_value
 
 _MAX_SHORT_NAME = 2

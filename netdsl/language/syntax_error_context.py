@@ -34,6 +34,11 @@ class SyntaxErrorContext:
         return self.span.source.text[self.span.start :]
 
     @property
+    def text_before_token(self) -> str:
+        """The end of the text before the token, without the spaces between."""
+        return self.span.source.text[max(0, self.span.start - 100) : self.span.start].rstrip()
+
+    @property
     def is_adjacent(self) -> bool:
         """Whether no space separates the token from the text before it."""
         return not self.span.source.text[self.span.start - 1 : self.span.start].isspace()
