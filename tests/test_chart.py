@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netdsl.insight.charts.compute_curve import IMAGENET_IMAGES, ComputeCurve, common_target
-from netdsl.insight.charts.label_placement import Anchor, Box, place_labels
+from netdsl.insight.charts.label_placement import Anchor, LabelBox, place_labels
 from netdsl.insight.charts.points import QUANTITIES, find_published_nets, published_points
 from netdsl.insight.charts.training_compute import (
     PUBLISHED_COMPUTE,
@@ -24,7 +24,7 @@ from netdsl.language.elaborate import elaborate
 from netdsl.language.program import load_program
 
 MODELS = Path(__file__).parent.parent / "models"
-FRAME = Box(0, 0, 1000, 800)
+FRAME = LabelBox(0, 0, 1000, 800)
 
 NETS = """
 net small(width=2) {{ input(8x8x1); conv(width, 3x3, stride=2) -> relu -> fc({classes}) }}

@@ -16,7 +16,7 @@ _DISTANCES = (0.0, 0.7, 1.6, 2.8, 4.5)
 
 
 @dataclass(frozen=True)
-class Box:
+class LabelBox:
     """A rectangle in pixels."""
 
     left: float
@@ -28,13 +28,13 @@ class Box:
     def centre(self) -> tuple[float, float]:
         return (self.left + self.right) / 2, (self.bottom + self.top) / 2
 
-    def overlap(self, other: Box) -> float:
+    def overlap(self, other: LabelBox) -> float:
         """The area that both cover, in square pixels."""
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.top, other.top) - max(self.bottom, other.bottom)
         return max(width, 0.0) * max(height, 0.0)
 
-    def contains(self, other: Box) -> bool:
+    def contains(self, other: LabelBox) -> bool:
         return self.overlap(other) == (other.right - other.left) * (other.top - other.bottom)
 
 
@@ -49,11 +49,11 @@ class Anchor:
     height: float
 
     @property
-    def box(self) -> Box:
+    def box(self) -> LabelBox:
         r = self.radius
-        return Box(self.x - r, self.y - r, self.x + r, self.y + r)
+        return LabelBox(self.x - r, self.y - r, self.x + r, self.y + r)
 
-    def candidates(self) -> Iterator[Box]:
+    def candidates(self) -> Iterator[LabelBox]:
         """Where the label can be, best first."""
         for distance in _DISTANCES:
             for degrees in _DIRECTIONS:
@@ -62,13 +62,13 @@ class Anchor:
                 x = self.x + dx * (reach + self.width / 2)
                 y = self.y + dy * (reach + self.height / 2)
                 half_width, half_height = self.width / 2, self.height / 2
-                yield Box(x - half_width, y - half_height, x + half_width, y + half_height)
+                yield LabelBox(x - half_width, y - half_height, x + half_width, y + half_height)
 
 
-def place_labels(anchors: Sequence[Anchor], frame: Box) -> list[Box]:
+def place_labels(anchors: Sequence[Anchor], frame: LabelBox) -> list[LabelBox]:
     """A box for the label of each anchor inside the frame, greedily in the order given: the first
     candidate that overlaps nothing, else the one that overlaps least."""
-    placed: list[Box] = []
+    placed: list[LabelBox] = []
     # a large ball is mostly empty: only its centre must stay visible
     centres = [Anchor(a.x, a.y, min(a.radius, 4.0), 0, 0).box for a in anchors]
     for anchor in anchors:
@@ -78,7 +78,7 @@ def place_labels(anchors: Sequence[Anchor], frame: Box) -> list[Box]:
     return placed
 
 
-def _conflict(box: Box, labels: Sequence[Box], centres: Sequence[Box]) -> float:
+def _conflict(box: LabelBox, labels: Sequence[LabelBox], centres: Sequence[LabelBox]) -> float:
     return sum(map(box.overlap, labels)) + sum(map(box.overlap, centres))
 
 
@@ -103,7 +103,7 @@ def add_labels(figure: Any, axes: Any, labels: Sequence[PointLabel]) -> None:
     to_data = axes.transData.inverted()
     frame = axes.get_window_extent()
     anchors = [_measure(axes, label, figure.dpi / 72) for label in labels]
-    boxes = place_labels(anchors, Box(frame.x0, frame.y0, frame.x1, frame.y1))
+    boxes = place_labels(anchors, LabelBox(frame.x0, frame.y0, frame.x1, frame.y1))
     for label, anchor, box in zip(labels, anchors, boxes, strict=True):
         dx, dy = (c - a for c, a in zip(box.centre, (anchor.x, anchor.y), strict=True))
         gap = math.hypot(max(abs(dx) - anchor.width / 2, 0), max(abs(dy) - anchor.height / 2, 0))
