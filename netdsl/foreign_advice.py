@@ -117,7 +117,7 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
             "a border of pixels is a separate layer: `pad(1, 1, mode=reflect) -> conv(8, 3x3)`"
         ),
         "global": "`globalavgpool` and `globalmaxpool` are layers of their own",
-        "hue": f"{_UNNEEDED}colours keep their hue here",
+        "hue": f"{_UNNEEDED}the hue cannot be changed",
         "dropout": "it is a separate layer: `fc(64) -> dropout(0.5)`",
         "in_channels in_features num_features input_dim": ("remove it: the input size is inferred"),
         "input_shape": "the shape belongs in `input(28x28x1)`",
@@ -164,7 +164,7 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
     },
     "key": {
         "compile": f"{_UNNEEDED}every net is compiled",
-        "mode": "`best = max(val_accuracy)` says of a metric whether more or less is better",
+        "mode": "`best = max(val_accuracy)` states whether larger or smaller is better",
         "unfreeze": (
             "a recipe trains all that it does not `freeze`; `freeze = []` trains everything"
         ),
@@ -269,7 +269,7 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
         "replicate replication": "write `edge`",
     },
     "value of at": {
-        "optimizer": f"{_UNNEEDED}a schedule is that of the recipe's optimizer: `step(at=[5])`",
+        "optimizer": f"{_UNNEEDED}a schedule is for the recipe's optimizer: `step(at=[5])`",
     },
     "value of lr": {
         "cosine step poly plateau onecycle constant inverse exponential": (

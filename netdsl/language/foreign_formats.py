@@ -224,7 +224,7 @@ def _check_entries(context: SyntaxErrorContext) -> Diagnostic | None:
         if previous == "if":
             help = (
                 "sections have no `if`: a value can depend on a constant, `adam if big else sgd`, "
-                "and each named recipe has entries of its own"
+                "and each named recipe has its own entries"
             )
         is_advised = is_condition or previous == "if"
         return context.unexpected_token(help if is_advised else f"write `{previous} = {token}`")
