@@ -42,7 +42,8 @@ def test_a_diverging_map_is_lightest_in_the_middle() -> None:
     brightness = DIVERGING(np.linspace(0, 1, 101)) @ LUMINANCE
     assert brightness.argmax() == 50
     blue, red = DIVERGING(np.array([0.2, 0.8])).astype(int)
-    assert blue[2] > blue[0] and red[0] > red[2]
+    assert blue[2] > blue[0]
+    assert red[0] > red[2]
 
 
 @given(st.floats(-100, 100), st.floats(-100, 100), st.floats(0, 1))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from netdsl.cli import (
+    attribution,
     compiler,
     diff,
     export_command,
     import_command,
     inspection,
     prediction,
+    run_command,
     sweep_command,
     time_command,
     train,
@@ -18,6 +20,7 @@ from netdsl.cli.app import app, main
 
 __all__ = [
     "app",
+    "attribution",
     "compiler",
     "diff",
     "export_command",
@@ -25,6 +28,7 @@ __all__ = [
     "inspection",
     "main",
     "prediction",
+    "run_command",
     "sweep_command",
     "time_command",
     "train",
