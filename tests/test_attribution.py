@@ -212,12 +212,32 @@ def test_the_last_maps_are_those_before_the_scores(tmp_path: Path) -> None:
     program = build_program(parse(CURVED))
     assert find_last_maps(elaborate(program, None, Settings())) == "d.maxpool1"
     trained = Predictor(keep(tmp_path, CURVED), open_backend("reference"))
-    paint(tmp_path, 8, 8)
-    by_default = compute_grad_cam(trained, tmp_path / "x.png")
-    named = compute_grad_cam(trained, tmp_path / "x.png", "d", by_default.chosen.name)
+    pixels = paint(tmp_path, 8, 8)[None]
+    by_default = compute_grad_cam(trained, pixels)
+    named = compute_grad_cam(trained, pixels, "d", by_default.chosen.name)
     np.testing.assert_array_equal(by_default.heat, named.heat)
-    earlier = compute_grad_cam(trained, tmp_path / "x.png", "c.conv1")
+    earlier = compute_grad_cam(trained, pixels, "c.conv1")
     assert earlier.heat.shape == (8, 8)
+
+
+def test_python_gives_what_the_commands_write(netdsl: Any, tmp_path: Path) -> None:
+    path, pixels = keep(tmp_path, CURVED), paint(tmp_path, 8, 8)
+    net = package.load(path, device="reference")
+    options = ("--class", "frog", "--device", "reference", "-o", "x.npy")
+    assert netdsl("saliency", str(path), "x.png", "--steps", "5", *options)[0] == 0
+    for image in ("x.png", pixels):
+        found = net.saliency(image, "frog", steps=5)
+        np.testing.assert_array_equal(np.load("x.npy"), found.attributions.astype(np.float32))
+        np.testing.assert_array_equal(found.picture, pixels)
+    assert netdsl("gradcam", str(path), "x.png", "c", *options)[0] == 0
+    heat = net.grad_cam("x.png", at="c", class_name=2).heat
+    np.testing.assert_array_equal(np.load("x.npy"), heat.astype(np.float32))
+    for wrong, complaint in (
+        (np.zeros((2, 8, 8, 3), np.uint8), "one picture is explained at a time"),
+        (np.zeros((1, 8, 8, 3)), "floats are not pictures"),
+    ):
+        with pytest.raises(package.NetError, match=complaint):
+            net.saliency(wrong)
 
 
 @settings(max_examples=40)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from netdsl.errors import NetError
+from netdsl.insight.gradcheck import gradcheck
 from netdsl.insight.net_tests import ExpectationOutcome, check_test, run_test
 from netdsl.language.budget import Budget
 from netdsl.language.parse import parse, parse_expression
@@ -88,6 +89,8 @@ def test_the_largest_error_of_gradients_is_found() -> None:
     result = outcome("gradients")
     assert isinstance(result.value, float)
     assert 0 < result.value < 1e-5
+    program = build_program(parse(NET))
+    assert result.value == max(row.error for row in gradcheck(program, "n"))
     assert result.found.startswith(f"the largest error is {result.value:.1e}, of ")
     empty = outcome("gradients", "net n { input(4x4x1) ; maxpool(2x2) }")
     assert (empty.ok, empty.value is None or empty.value < 1e-5) == (True, True)

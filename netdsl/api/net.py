@@ -16,9 +16,18 @@ from netdsl.api.arguments import read_path, read_place, read_places, require_dev
 from netdsl.api.forward import ForwardRunner, NetOfRecipe
 from netdsl.api.inputs import NetInputs, combine_inputs, read_inputs
 from netdsl.api.prediction import Prediction, check_numbers, make_predictions
+from netdsl.backends import open_backend
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.errors import fail
 from netdsl.file_io import split_file_and_name
+from netdsl.inference import Predictor
+from netdsl.insight.attribution import (
+    DEFAULT_STEPS,
+    GradCam,
+    Saliency,
+    compute_grad_cam,
+    compute_saliency,
+)
 from netdsl.insight.compile_target import CompileTarget, build_unoptimized_graph, prepare_target
 from netdsl.insight.summary import LayerRow, summarise
 from netdsl.ir.export import to_networkx
@@ -213,6 +222,44 @@ class Net:
         up to 1, unless the net `is_multi_label`. Raises NetError in the same cases as `predict`."""
         return self._score(images)["probabilities"]
 
+    def saliency(
+        self,
+        image: Any,
+        class_name: str | int | None = None,
+        steps: int = DEFAULT_STEPS,
+        baseline: float = 0.0,
+    ) -> Saliency:
+        """How much each value of a picture adds to the score of a class, by default the most likely
+        one: integrated gradients, as `netdsl saliency` draws them. `baseline` is the grey level,
+        from 0 to 255, of the picture that it is compared with. Raises NetError for anything but one
+        picture, and if there is no such class."""
+        picture, wanted = self._picture(image), _format_class(class_name)
+        return compute_saliency(self._predictor, picture, wanted, steps, baseline)
+
+    def grad_cam(
+        self, image: Any, at: str | None = None, class_name: str | int | None = None
+    ) -> GradCam:
+        """Where in a picture the maps of a place, by default the last one with maps, speak for a
+        class, by default the most likely one: Grad-CAM, as `netdsl gradcam` draws it. Raises
+        NetError as `saliency` does, and if the place has no maps."""
+        picture, wanted = self._picture(image), _format_class(class_name)
+        place = None if at is None else read_place(at)
+        return compute_grad_cam(self._predictor, picture, place, wanted)
+
+    def _picture(self, image: Any) -> Array:
+        """One picture, [1,H,W,C], as the net takes it. Raises NetError if it is none."""
+        inputs = self._inputs(image)
+        if inputs.are_floats:
+            raise fail("floats are not pictures", help="give a path, a Pillow image or uint8")
+        if len(inputs) != 1:
+            raise fail(f"one picture is explained at a time, and {len(inputs):,} were given")
+        return inputs.batch(0, 1)[self._network.image_input]
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        saved = Checkpoint(self.weights, self.text, self.classes, self.metrics, progress={})
+        return Predictor(saved, open_backend(self._device))
+
     def _score(self, images: Any) -> dict[str, Array]:
         check_class_scores(self._network, self._source.recipe, self.classes, self._given.origin)
         found = self._runner.run(self._inputs(images))
@@ -286,6 +333,10 @@ def load(place: str | os.PathLike[str], device: str = "auto", seed: int | None =
 def has_weights(path: Path) -> bool:
     """Whether a path is to be read as a checkpoint or a run directory, not as a .net file."""
     return path.suffix == SUFFIX or path.is_dir()
+
+
+def _format_class(class_name: Any) -> str | None:
+    return None if class_name is None else str(class_name)
 
 
 def _load_checkpoint(path: Path, device: str) -> Net:

@@ -69,15 +69,16 @@ def saliency(
     """
     from netdsl.backends import open_backend
     from netdsl.inference import Predictor
-    from netdsl.insight.attribution import compute_saliency
+    from netdsl.insight.attribution import compute_saliency, load_picture
     from netdsl.insight.attribution_picture import render_saliency
     from netdsl.training.run.phase import Phase
 
     _check_output(out, weights, image)
     with show_progress("compiling") as display:
+        trained = Predictor(weights, open_backend(device))
         found = compute_saliency(
-            Predictor(weights, open_backend(device)),
-            image,
+            trained,
+            load_picture(trained, image),
             class_name,
             steps,
             baseline,
@@ -125,12 +126,13 @@ def gradcam(
     """
     from netdsl.backends import open_backend
     from netdsl.inference import Predictor
-    from netdsl.insight.attribution import compute_grad_cam
+    from netdsl.insight.attribution import compute_grad_cam, load_picture
     from netdsl.insight.attribution_picture import render_grad_cam
 
     _check_output(out, weights, image)
     with show_progress("compiling"):
-        found = compute_grad_cam(Predictor(weights, open_backend(device)), image, layer, class_name)
+        trained = Predictor(weights, open_backend(device))
+        found = compute_grad_cam(trained, load_picture(trained, image), layer, class_name)
     _write(out, found.heat, lambda: render_grad_cam(found, size))
     height, width = found.heat.shape
     if as_json:

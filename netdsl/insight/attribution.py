@@ -170,17 +170,18 @@ def find_class(classes: Sequence[str], wanted: str) -> int:
 
 def compute_saliency(
     trained: Predictor,
-    picture_path: Path,
+    picture: Array,
     wanted: str | None = None,
     steps: int = DEFAULT_STEPS,
     baseline: float = 0.0,
     on_step: Callable[[int], None] = lambda done: None,
 ) -> Saliency:
-    """Integrated gradients (Sundararajan et al. 2017): the picture minus the baseline, times the
+    """Integrated gradients (Sundararajan et al. 2017) of a picture [1,H,W,C] in grey levels, of the
+    net's size: the picture minus the baseline, times the
     mean gradient of the class's score on the straight line between both, sampled at the middle of
     `steps` equal parts. `baseline` is a grey level from 0 (black) to 255. Raises NetError if the
     net takes no pictures or gives no class scores, or if there is no such class."""
-    picture = _load_picture(trained, picture_path)
+    picture = picture.astype(np.float32)
     attributor = Attributor(trained)
     chosen = attributor.choose_class(picture, wanted)
     start = np.full_like(picture, baseline)
@@ -215,15 +216,16 @@ def integrate_gradients(
 
 
 def compute_grad_cam(
-    trained: Predictor, picture_path: Path, place: str | None = None, wanted: str | None = None
+    trained: Predictor, picture: Array, place: str | None = None, wanted: str | None = None
 ) -> GradCam:
-    """Grad-CAM (Selvaraju et al. 2017): the maps of a place, by default the last with maps, each
+    """Grad-CAM (Selvaraju et al. 2017) of a picture [1,H,W,C] in grey levels, of the net's size:
+    the maps of a place, by default the last with maps, each
     weighted by the mean gradient of the class's score by it, summed and cut at 0. Raises NetError
     if the place has no maps or does not lead to the scores, or if there is no such class."""
     network = trained.network(_elaboration_settings(trained.recipe, 1))
     place = find_last_maps(network) if place is None else place
     _check_maps(network, place)
-    picture = _load_picture(trained, picture_path)
+    picture = picture.astype(np.float32)
     attributor = Attributor(trained, place)
     chosen = attributor.choose_class(picture, wanted)
     found = attributor.run(picture, chosen.index)
@@ -264,11 +266,11 @@ def _leads_to_scores(network: Network, name: str) -> bool:
     return name in network.graph.backward_slice(network.graph.outputs["main"])
 
 
-def _load_picture(trained: Predictor, path: Path) -> Array:
-    """A picture as the net takes it, [1,H,W,C] of grey levels from 0 to 255, as float32."""
-    network = trained.network(trained.recipe.settings(training=False, batch=1))
-    picture: Array = trained.load_picture(network, path).astype(np.float32)
-    return picture
+def load_picture(trained: Predictor, path: Path) -> Array:
+    """A picture file as the net takes it, [1,H,W,C] of grey levels from 0 to 255. Raises NetError
+    if it is none, or if the net takes no pictures."""
+    network = trained.network(_elaboration_settings(trained.recipe, 1))
+    return trained.load_picture(network, path)
 
 
 def _elaboration_settings(recipe: Recipe, batch: int) -> Settings:

@@ -98,8 +98,8 @@ class Network:
             raise fail(
                 f"`{self.name}` has the inputs {names}; training and prediction take nets of one "
                 "image",
-                help="`netdsl export --raw` writes weights of such a net as an ONNX model, which "
-                "takes all inputs",
+                help="`netdsl run` computes such a net, with `--input NAME=FILE` for each input, "
+                "and `netdsl export --raw` writes its weights as an ONNX model",
             )
         return images[0].name
 

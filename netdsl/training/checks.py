@@ -308,8 +308,8 @@ def check_class_scores(
 
 
 _VALUES_HELP = (
-    "`netdsl activations` draws the values at any place, and Python's "
-    "`netdsl.load(WEIGHTS)(images)` returns them; `netdsl export` works with this net"
+    "`netdsl run` prints the values at any place, and Python's `netdsl.load(WEIGHTS)(images)` "
+    "returns them; `netdsl export` works with this net"
 )
 
 
