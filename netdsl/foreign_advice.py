@@ -150,6 +150,12 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
     "parameter of plateau": {
         "mode": f"{_UNNEEDED}`plateau` watches the loss, of which less is better",
     },
+    "parameter of arrays": {
+        "images labels x y data x_train y_train images_path labels_path": (
+            "one file holds all arrays: `np.savez(FILE, images=..., labels=...)`, then "
+            "`arrays(FILE)`"
+        ),
+    },
     "key of data": {
         "train val valid train_data val_data test test_data validation_data": (
             '`source = folder("DIR")` reads DIR/train, DIR/val and DIR/test; '
@@ -161,6 +167,7 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "key": {
+        "expect": "what a recipe expects stands in its file: `expect val_accuracy > 0.9`",
         "compile": f"{_UNNEEDED}every net is compiled",
         "mode": "`best = max(val_accuracy)` says of a metric whether more or less is better",
         "unfreeze": (

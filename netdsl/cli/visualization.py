@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,6 +87,9 @@ def activations(
     from netdsl.insight.feature_maps import compute_feature_maps, render_feature_maps
 
     _check_output(out, weights, image)
+    if Path(layer).is_file() and not image.exists():
+        help = f"write `netdsl activations {weights} {layer} {image} -o {out}`"
+        raise fail("the picture comes before the layer", help=help)
     maps = compute_feature_maps(Predictor(weights, open_backend(device)), image, layer)
     _write_picture(out, render_feature_maps(maps))
     height, width, count = maps.shape
@@ -149,6 +153,9 @@ def visualize(
 
 
 def _split_channel(place: str) -> tuple[str, int | None]:
+    indexed = re.fullmatch(r"(.+?)[/\[](\d+)\]?", place)
+    if indexed:
+        raise fail(f"`{place}` is no place", help=f"write `{indexed[1]}:{indexed[2]}`")
     layer, colon, channel = place.partition(":")
     if not colon:
         return layer, None
