@@ -297,7 +297,8 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
         "cutout.size": "`cutout(8)` is a square of 8x8 pixels",
         "data.source": _OWN_DATA,
         "data.normalize": (
-            "write `by(mean=[0.5], std=[0.5])` with one number for each channel, or one for all"
+            "write `by(mean=<[0.5]>, std=<[0.25]>)` with one number for each channel, or one "
+            "for all"
         ),
         "data.validation": ("`validation = 0.1` is a share, `validation = 500` a number of images"),
         "train.schedule": "one schedule holds for the whole run; `constant` keeps the rate",

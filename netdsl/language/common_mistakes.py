@@ -260,6 +260,10 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
     attribute = re.match(r"\.(\w+)\s*=", context.remaining_text)
     if attribute and context.can_end_layer:
         return context.unexpected_token(f"a label is written `{attribute[1]}: conv(16, 3x3)`")
+    if context.token == "." and context.item_keyword == "test" and context.previous_token == ")":
+        return context.unexpected_token(
+            'a shape is compared as a whole: `shape("conv1") == 32x32x16`'
+        )
     if context.token == "." and context.can_end_layer:
         return context.unexpected_token("layers have plain names: `conv`, `relu`")
     if context.token in ("-", ">", "<", "=>") and context.can_end_layer:
