@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from netdsl.foreign_names import NAMES_OF_MODULES, missing_attribute
+
 if TYPE_CHECKING:
     from netdsl.api.net import Net, load
     from netdsl.api.prediction import Prediction
@@ -33,7 +35,7 @@ def __getattr__(name: str) -> Any:
     if name == "sklearn":
         return import_module("netdsl.sklearn")
     if name not in _MODULES:
-        raise AttributeError(f"module 'netdsl' has no attribute '{name}'")
+        raise missing_attribute("module 'netdsl'", name, NAMES_OF_MODULES)
     value = globals()[name] = getattr(import_module(_MODULES[name]), name)
     return value
 

@@ -152,6 +152,12 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
     "parameter of plateau": {
         "mode": f"{_UNNEEDED}`plateau` watches the loss, of which less is better",
     },
+    "parameter of arrays": {
+        "images labels x y data x_train y_train images_path labels_path": (
+            "one file holds all arrays: `np.savez(FILE, images=..., labels=...)`, then "
+            "`arrays(FILE)`"
+        ),
+    },
     "key of data": {
         "train val valid train_data val_data test test_data validation_data": (
             '`source = folder("DIR")` reads DIR/train, DIR/val and DIR/test; '
@@ -163,6 +169,7 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "key": {
+        "expect": "what a recipe expects stands in its file: `expect val_accuracy > 0.9`",
         "compile": f"{_UNNEEDED}every net is compiled",
         "mode": "`best = max(val_accuracy)` states whether larger or smaller is better",
         "unfreeze": (
@@ -294,7 +301,8 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
         "cutout.size": "`cutout(8)` is a square of 8x8 pixels",
         "data.source": _OWN_DATA,
         "data.normalize": (
-            "write `by(mean=[0.5], std=[0.5])` with one number for each channel, or one for all"
+            "write `by(mean=<[0.5]>, std=<[0.25]>)` with one number for each channel, or one "
+            "for all"
         ),
         "data.validation": ("`validation = 0.1` is a share, `validation = 500` a number of images"),
         "train.schedule": (

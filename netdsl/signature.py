@@ -324,7 +324,9 @@ class Signature:
                 return near
         if value == 0 and _accepts(param.type, None):
             return "`none` turns it off"
-        use = find_advice(f"{self.name}.{param.name}", ["use"]) or find_advice(param.name, ["use"])
+        values = _format_given(value)
+        names = (f"{self.name}.{param.name}", param.name)
+        use = next((x for n in names if (x := find_advice(n, ["use"], values))), None)
         if use and isinstance(value, str):
             use = use.replace('"FILE"', format_value(value))
         return find_advice(self.name, ["argument"]) or use or suggest_for_value(value)
@@ -393,7 +395,12 @@ def _find_word(value: Value) -> str | None:
 def _format_given(value: Value) -> list[str]:
     """A number or a text as written, or those of a list; none for any other value."""
     entries = value if isinstance(value, tuple) else (value,)
-    plain = [e for e in entries if isinstance(e, int | float | str) and not isinstance(e, bool)]
+    is_nested = bool(entries) and all(isinstance(e, tuple) and _format_given(e) for e in entries)
+    plain = [
+        e
+        for e in entries
+        if is_nested or (isinstance(e, int | float | str) and not isinstance(e, bool))
+    ]
     return list(map(format_value, plain)) if len(plain) == len(entries) else []
 
 

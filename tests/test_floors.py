@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import ROOT
 
 FLOORS = [
+    "foreign_names",
     "text_escaping",
     "standard_streams",
     "interrupt",

@@ -321,7 +321,7 @@ def test_odd_overrides_are_refused(setting: str) -> None:
     ("setting", "help"),
     [
         ("train.schedule=cosine,warmup=3", "`--set 'train.schedule=cosine(warmup=3)'`"),
-        ("train.seed=1,2", "`--set 'train.seed=[1,2]'`"),
+        ("train.seed=1,2", "`netdsl sweep FILE --seeds 1,2`"),
         ("train.optimizer='adam'", "write `adam`, without quotes"),
         ("train.epochs='5'", "write `5`, without quotes"),
         ("train.freeze='conv1.*'", 'write `"conv1.*"`'),

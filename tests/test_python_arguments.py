@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import netdsl as package
+from netdsl.foreign_names import NAMES_OF_MODULES, NAMES_OF_NETS
 
 NET = """net tiny { input(2x2x1) -> fc(2) }
 data { batch = 2, validation = 0 }
@@ -120,3 +123,56 @@ def test_a_run_on_arrays_asks_for_them_when_it_is_resumed(file: Path) -> None:
     assert "data=..." in str(e.value)
     with pytest.raises(package.NetError, match="does not contain a run"):
         package.train(resume=file.parent / "nowhere")
+
+
+OTHER_CALLS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
+    ((), {"epochs": 1}, '{"train.epochs": 1}'),
+    ((), {"learning_rate": 0.1}, '{"train.optimizer.lr": 0.1}'),
+    ((), {"batch_size": 8}, '{"data.batch": 8}'),
+    ((), {"callbacks": []}, "`on_epoch=`"),
+    ((), {"x": 1, "y": 2}, "`data=(images, labels)`"),
+    ((), {"validation_data": 1}, '"x_val"'),
+    ((), {"output_dir": "a"}, '`out="DIR"`'),
+    ((), {"nonsense": 1}, "`set` takes a dict"),
+    ((1, 2), {}, "`data=(images, labels)`"),
+]
+
+
+@pytest.mark.parametrize(("others", "named", "help"), OTHER_CALLS)
+def test_an_argument_that_train_does_not_have_says_what_there_is(
+    others: tuple[Any, ...], named: dict[str, Any], help: str
+) -> None:
+    with pytest.raises(package.NetError) as e:
+        package.train("x.net", *others, **named)
+    assert help in str(e.value.diagnostics[0].help)
+
+
+def test_names_of_other_libraries_lead_to_ours(file: Path) -> None:
+    net = package.load(file)
+    for owner, table in ((net, NAMES_OF_NETS), (package, NAMES_OF_MODULES)):
+        for name, instead in table.items():
+            with pytest.raises(AttributeError, match=re.escape(instead)):
+                getattr(owner, name)
+            for quoted in re.findall(r"netdsl\.(\w+)\(", instead):
+                assert quoted in package.__all__
+            for quoted in re.findall(r"\bnet\.(\w+)", instead):
+                assert quoted in dir(net)
+        with pytest.raises(AttributeError, match=r"has no attribute 'nonsense'$"):
+            owner.nonsense  # noqa: B018
+    assert pickle.loads(pickle.dumps(net)).name == copy.copy(net).name == "tiny"
+
+
+def test_a_net_that_is_called_or_given_as_text_says_how_it_is_loaded(file: Path) -> None:
+    with pytest.raises(package.NetError, match=r"netdsl\.load"):
+        package.Net(str(file))  # type: ignore[arg-type]
+    with pytest.raises(package.NetError, match="write it to a file first"):
+        package.load(NET)
+
+
+def test_a_weight_that_is_not_there_names_those_that_are(file: Path) -> None:
+    weights = package.load(file).weights
+    with pytest.raises(KeyError, match=r"there are 'fc1\.weight', 'fc1\.bias'"):
+        weights["fc1"]
+    with pytest.raises(KeyError, match=r"there are 'fc1\.weight'"):
+        weights["fc1.wieght"]
+    assert set(weights) == {"fc1.weight", "fc1.bias"}

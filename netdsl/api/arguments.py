@@ -10,8 +10,36 @@ from typing import Any
 from netdsl.backends import check_device, open_backend
 from netdsl.errors import fail
 from netdsl.language.override import PythonSetting
+from netdsl.training.recipe.settings import SECTION_KEYS
 
+_DATA_HELP = '`data={"x_train": ..., "y_train": ..., "x_val": ..., "y_val": ...}` passes arrays'
 _SETTINGS_HELP = '`set` takes a dict: {"train.epochs": 5, "train.optimizer": "adam(lr=0.01)"}'
+
+
+_OTHER_ARGUMENTS = {
+    **dict.fromkeys(("callbacks", "callback"), "`on_epoch=` is called after each epoch"),
+    **dict.fromkeys(
+        ("x", "y", "x_train", "y_train", "X", "images", "labels", "train_data", "dataset"),
+        "`data=(images, labels)` passes arrays",
+    ),
+    **dict.fromkeys(("validation_data", "x_val", "y_val", "x_test", "y_test"), _DATA_HELP),
+    **dict.fromkeys(("output_dir", "save_dir", "directory"), '`out="DIR"` is the run directory'),
+}
+"""Names of other libraries for arguments of `netdsl.train`, with ours."""
+
+
+def reject_other_arguments(others: Sequence[Any], unknown: Mapping[str, Any]) -> None:
+    """Raises NetError if `netdsl.train` was given arguments that it does not have."""
+    if others:
+        raise fail(
+            f"netdsl.train takes one argument without a name, the file, but got {len(others) + 1}",
+            help="`data=(images, labels)` passes arrays",
+        )
+    for name, value in unknown.items():
+        key = SECTION_KEYS.find(name)
+        setting = f'netdsl.train(FILE, set={{"{key}": {value!r}}})' if key else None
+        help = _OTHER_ARGUMENTS.get(name) or setting or _SETTINGS_HELP
+        raise fail(f"netdsl.train has no argument `{name}`", help=help)
 
 
 def read_path(given: Any, name: str, help: str | None = None) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
@@ -20,6 +21,7 @@ from netdsl.backends import open_backend
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.errors import fail
 from netdsl.file_io import split_file_and_name
+from netdsl.foreign_names import NAMES_OF_NETS, missing_attribute
 from netdsl.inference import Predictor
 from netdsl.insight.attribution import (
     DEFAULT_STEPS,
@@ -57,6 +59,18 @@ class Given:
     origin: str = "the net"
 
 
+NO_WEIGHTS = Given(None)
+
+
+class _NamedWeights(dict[str, Array]):
+    """Weights by name, whose KeyError says which names there are."""
+
+    def __missing__(self, name: str) -> Array:
+        inside = [n for n in self if n.startswith(f"{name}.")]
+        near = inside or get_close_matches(name, self, n=3) or list(self)[:3]
+        raise KeyError(f"no weight is called {name!r}; there are {', '.join(map(repr, near))}")
+
+
 class Net:
     """A net with weights, as returned by `netdsl.load` or a training run; it is immutable.
 
@@ -65,9 +79,17 @@ class Net:
     pickled: the pickle contains its text and its weights.
     """
 
-    def __init__(self, source: NetOfRecipe, target: str | None, device: str, given: Given) -> None:
+    def __init__(
+        self,
+        source: NetOfRecipe,
+        target: str | None = None,
+        device: str = "auto",
+        given: Given = NO_WEIGHTS,
+    ) -> None:
         """Use `netdsl.load`. `target` is the name of a net or recipe that `graph` takes. Raises
         NetError if the net has errors, or if the given weights do not fit it."""
+        if not isinstance(source, NetOfRecipe):
+            raise fail("`netdsl.Net` is not called", help="netdsl.load(PLACE) gives a net")
         self._source, self._target, self._device = source, target, device
         self._network = source.elaborate(1)
         self._given = given
@@ -78,6 +100,12 @@ class Net:
     def __reduce__(self) -> tuple[Any, ...]:
         given = replace(self._given, weights=dict(self.weights))
         return _restore, (self.text, self.name, self._device, given)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Raises AttributeError, with the name here for that of another library."""
+            raise missing_attribute("a net", name, NAMES_OF_NETS)
 
     # ---- what it is
 
@@ -167,7 +195,7 @@ class Net:
         }
         for value in found.values():
             value.flags.writeable = False
-        return MappingProxyType(found)
+        return MappingProxyType(_NamedWeights(found))
 
     def __repr__(self) -> str:
         return f"<netdsl.Net {self.name}, {self.params:,} parameters>"
@@ -317,6 +345,9 @@ def load(place: str | os.PathLike[str], device: str = "auto", seed: int | None =
     Raises NetError if there is no such net, if it has errors, if the file is damaged, or if a seed
     is given for a checkpoint."""
     given = read_path(place, "place", "give a run directory, a checkpoint or a .net file")
+    if ("{" in given or "\n" in given) and not os.path.exists(given):
+        help = 'write it to a file first: pathlib.Path("x.net").write_text(TEXT)'
+        raise fail("`place` is the text of a net, not its file", help=help)
     require_device(device)
     path = Path(given)
     if path.suffix == ".onnx":

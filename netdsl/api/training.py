@@ -8,11 +8,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 
-from netdsl.api.arguments import format_settings, read_path
+from netdsl.api.arguments import format_settings, read_path, reject_other_arguments
 from netdsl.api.net import Net, load
 from netdsl.backends import open_backend
 from netdsl.data.arrays import dataset_from_arrays
@@ -77,7 +77,7 @@ class TrainingResult:
 
 def train(
     file: Place | None = None,
-    *,
+    *others: Never,
     data: TrainingData = None,
     set: Mapping[str, Any] | None = None,
     out: Place | None = None,
@@ -85,6 +85,7 @@ def train(
     device: str = "auto",
     on_epoch: Callable[[dict[str, Any]], object] | None = None,
     verbose: bool = False,
+    **unknown: Never,
 ) -> TrainingResult:
     """Trains `FILE` or `FILE:RECIPE` as `netdsl train` does; its run directory is `out`, by
     default runs/NAME-N. With `resume` instead of a file, resumes the run in that directory.
@@ -105,6 +106,7 @@ def train(
     `resume` continues either. With `verbose`, prints a line for each epoch, and the progress after
     each minute without output. Raises NetError for every problem with the file, the data or the
     machine, and if the loss is no longer finite."""
+    reject_other_arguments(others, unknown)
     place, folder, again = _read_places(file, out, resume)
     backend = open_backend(device)
     if on_epoch is not None and not callable(on_epoch):

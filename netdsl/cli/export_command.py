@@ -74,7 +74,12 @@ def export(
         report = _export_weights(weights, out, layout, names)
     elif out.suffix.lower() != ONNX_SUFFIX:
         formats = f"`{ONNX_SUFFIX}` or `{WEIGHTS_SUFFIX}`"
-        raise fail(f"{out} does not end in {formats}, and the suffix selects the format")
+        name = f"{out.stem}{WEIGHTS_SUFFIX}"
+        help = f"`-o {out.stem}{ONNX_SUFFIX}` writes a model, `-o {name}` weights"
+        if out.suffix.lower() in (".pt", ".pth", ".bin", ".ckpt"):
+            help = f"PyTorch reads `-o {name} --layout torch`, with safetensors.torch.load_file"
+        message = f"{out} does not end in {formats}, and the suffix selects the format"
+        raise fail(message, help=help)
     elif layout is not None or names is not None:
         raise fail(f"`--layout` and `--names` are for weights ({WEIGHTS_SUFFIX})")
     else:

@@ -64,6 +64,20 @@ _OTHER_OPTIONS = {
 }
 """Names of other tools for options, with ours."""
 
+_WITHOUT_OPTION = {
+    **dict.fromkeys(
+        ("--split", "--subset", "--part"),
+        "without an option, the test images are used if there are any, else those that were held "
+        "out for validation",
+    ),
+    **dict.fromkeys(
+        ("--format", "--include", "--type", "--opset"),
+        "the suffix of `-o` chooses the format: `-o x.onnx`, `-o x.safetensors`",
+    ),
+    **dict.fromkeys(("--workers", "--num-workers"), "remove it; images are read in the background"),
+}
+"""Options of other tools that have no counterpart, with what happens instead."""
+
 
 def explain(problem: str, arguments: Sequence[str], commands: Commands) -> str:
     """The problem that the parser of the command line reports, with a help line on how to mend it
@@ -107,12 +121,25 @@ def _advise_option(word: str, name: str, arguments: Sequence[str], commands: Com
     ours = _OTHER_OPTIONS.get(option, "")
     if ours.partition(" ")[0] in known:
         return f"write `{ours}`"
+    if bare := _drop_option(option, word, arguments):
+        return f"a file is named without an option: write `netdsl {bare}`"
+    if option in _WITHOUT_OPTION:
+        return _WITHOUT_OPTION[option]
     key = SECTION_KEYS.find(option.lstrip("-"))
     if key is not None and "--set" in known:
         return f"write `--set {shlex.quote(f'{key}={_find_value(word, arguments)}')}`"
     if key is not None and name in ("eval", "predict"):
         return f"`{key}` is read from the weights; `netdsl {name} --help` lists the options"
     return f"`netdsl {name} --help` lists the options" if name else "`netdsl --help` lists them"
+
+
+def _drop_option(option: str, word: str, arguments: Sequence[str]) -> str | None:
+    """The command line with a file in the place of an option with that file as its value."""
+    value = _find_value(word, arguments)
+    if Path(value).suffix != ".net" and not Path(value).exists():
+        return None
+    others = (a for a in arguments if a != option)
+    return shlex.join(value if a.startswith(f"{option}=") else a for a in others)
 
 
 def _find_value(option: str, arguments: Sequence[str]) -> str:
@@ -137,6 +164,9 @@ def _advise_extra(word: str, name: str, arguments: Sequence[str], commands: Comm
     extra = word.split(" ")[0]
     at = max((i for i, a in enumerate(arguments) if a == extra), default=0)
     before = arguments[at - 1] if at else ""
+    can_set = name in commands and any("--set" in p.opts for p in commands[name].params)
+    if can_set and re.match(r"[\w.]+=", extra):
+        return f"write `--set {shlex.quote(extra)}`"
     if at > 1 and arguments[at - 2] in ("--set", "--vary") and "=" not in before:
         return f"write `{arguments[at - 2]} {before}={extra}`"
     if before.endswith(".net") and extra.isidentifier():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -136,6 +137,10 @@ def activations(
     from netdsl.insight.features.feature_maps import compute_feature_maps, render_feature_maps
 
     _check_output(out, weights, image)
+    if not image.exists() and any(Path(layer).is_file() for layer in layers):
+        arguments = " ".join(map(str, (*layers, image)))
+        help = f"write `netdsl activations {weights} {arguments} -o {out}`"
+        raise fail("the picture comes before the layer", help=help)
     kind = _read_scale(scale)
     picture, found = compute_feature_maps(Predictor(weights, open_backend(device)), image, layers)
     _write_picture(out, render_feature_maps(picture, found, top, kind))
@@ -215,6 +220,9 @@ def visualize(
     from netdsl.insight.features.sheets import render_features
 
     _check_output(out, weights)
+    indexed = re.fullmatch(r"(.+?)[/\[](\d+)\]?", place)
+    if indexed:
+        raise fail(f"`{place}` is not a place", help=f"write `{indexed[1]}:{indexed[2]}`")
     layer, _, channels = place.partition(":")
     if place.endswith(":"):
         raise fail(f"`{place}` names no channel", help=f"give integers from 0 up: `{layer}:0,1`")

@@ -13,7 +13,7 @@ from netdsl.data.limit import Limit, LimitKind
 from netdsl.data.mixing import MIXINGS
 from netdsl.data.sampling import BALANCED, SHUFFLED
 from netdsl.data.sources import NO_SOURCE, SOURCES
-from netdsl.errors import NetError, Span, fail, suggest_alias, suggest_spelling
+from netdsl.errors import NetError, Span, fail, suggest_alias, suggest_word
 from netdsl.foreign_words import is_without_counterpart
 from netdsl.ir.builder import Builder
 from netdsl.parameter_types import (
@@ -136,7 +136,7 @@ class _SourceKind(TableType):
             return BoundCall("none", NO_SOURCE, {})
         if isinstance(value, str) and value not in SOURCES:
             message = f"`source` is only a path, {format_value(value)}"
-            raise fail(message, help=f"{_READERS}: `{_reader_of(value)}({format_value(value)})`")
+            raise fail(message, help=_reader_help(value))
         if isinstance(value, Symbol | Call) and value.name not in SOURCES:
             _check_name(value.name, value.span)
         return CallOf("source", SOURCES).accept(value)
@@ -151,10 +151,20 @@ def _reader_of(path: str) -> str:
     return {"npz": "arrays", "npy": "arrays", "csv": "csv"}.get(suffix, "folder")
 
 
+def _reader_help(path: str) -> str:
+    """Which source reads a path; none reads the description of a data set."""
+    suffix = path.rpartition(".")[2].lower()
+    if suffix in ("yaml", "yml", "json", "toml"):
+        return (
+            f'no .{suffix} is read: `folder("DIR")` finds DIR/train/CLASS and DIR/val/CLASS itself'
+        )
+    return f"{_READERS}: `{_reader_of(path)}({format_value(path)})`"
+
+
 def _check_name(name: str, span: Span | None) -> None:
     """Raises NetError for a name that no source has and that is no misspelt one."""
     if not is_without_counterpart(name, "source") and (
-        suggest_alias(name, SOURCES) or suggest_spelling(name, SOURCES)
+        suggest_alias(name, SOURCES) or suggest_word(name, SOURCES)
     ):
         return
     help = f'the sources are {", ".join(sorted(SOURCES))}; `folder("{name}")` reads the pictures '

@@ -175,4 +175,5 @@ def open_npz(path: Path, save_help: str) -> Iterator[NpzArchive]:
 
 
 def _make_damage_error(path: Path, reason: str, save_help: str) -> NetError:
-    return fail(f"{path} is not an .npz file, or is damaged: {reason}", help=save_help)
+    help = f'`csv("{path.name}")` reads a table' if path.suffix.lower() == ".csv" else save_help
+    return fail(f"{path} is not an .npz file, or is damaged: {reason}", help=help)

@@ -232,6 +232,9 @@ def _evaluate_expectation(context: QueryContext, e: s.Expression) -> Expectation
         raise fail("a comma ends an expectation; group thousands with `_`", number_span, help=help)
     help = "write a comparison: `params == 61_706`, `macs ~ 1.8e9`; or write `gradients`, "
     help += '`equal("a", "b")` or `not equal("a", "b")`'
+    if isinstance(e, s.NaryExpr) and {op for op, _ in e.rest} == {"and"}:
+        parts = (e.first, *(x for _, x in e.rest))
+        help = f"each line or entry is one expectation: `{', '.join(map(expression_text, parts))}`"
     if isinstance(operand, s.CallExpr | s.Name):
         names = ("gradients", EQUAL_SIGNATURE.name, PUBLISHED_SIGNATURE.name)
         help = suggest_spelling(operand.name, names) or help

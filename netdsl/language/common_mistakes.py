@@ -239,6 +239,12 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
             f"arguments go in parentheses: `{context.previous_token}({arguments})`"
         )
     if context.token[0] == '"' and "NAME" in context.expected and not context.is_value_expected:
+        label = re.match(r'"(\w+)([{%]\w*}?)?"\s*:', context.remaining_text)
+        if label:
+            numbered = "labels in a loop are numbered by themselves: " if label[2] else ""
+            return context.unexpected_token(
+                f"{numbered}write `{label[1]}: conv(16, 3x3)`, without quotes"
+            )
         return context.unexpected_token("names of layers have no quotes")
     if context.previous_token in ("branch", "path", "parallel") and "_ARROW" in context.expected:
         return context.unexpected_token(
@@ -260,6 +266,10 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
     attribute = re.match(r"\.(\w+)\s*=", context.remaining_text)
     if attribute and context.can_end_layer:
         return context.unexpected_token(f"a label is written `{attribute[1]}: conv(16, 3x3)`")
+    if context.token == "." and context.item_keyword == "test" and context.previous_token == ")":
+        return context.unexpected_token(
+            'a shape is compared as a whole: `shape("conv1") == 32x32x16`'
+        )
     if context.token == "." and context.can_end_layer:
         return context.unexpected_token("layers have plain names: `conv`, `relu`")
     if context.token in ("-", ">", "<", "=>") and context.can_end_layer:

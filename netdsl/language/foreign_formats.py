@@ -13,6 +13,32 @@ _COMMENT = re.compile(r"(//|--|%|;|/\*)")
 _NET = "`net NAME { input(32x32x3); conv(16, 3x3) -> relu; fc(10) }`"
 
 
+CAFFE_LAYER = re.compile(r"^\s*layers?\s*\{", re.MULTILINE)
+_OTHER_FORMATS = {
+    r"layer \{": "a model of Caffe",
+    r"\[\w+\]\s*$": "a .cfg of Darknet",
+    r"[{\[]": "a file of JSON",
+    r"\w+:(\s|$)|-\s+\w": "a file of YAML",
+    r"(import|from|class|def|@)\b": "a program of Python",
+}
+
+
+def explain_other_format(text: str) -> str | None:
+    """What a file is by the first line that is no comment, and that nothing reads it; without
+    quoting it, because it may be private. None if it is of no known format."""
+    lines = (line.strip() for line in text.splitlines())
+    first = next((line for line in lines if line and line[0] not in "#%;/"), "")
+    if CAFFE_LAYER.search(text):
+        first = "layer {"
+    found = next((name for p, name in _OTHER_FORMATS.items() if re.match(p, first)), None)
+    if found is None:
+        return None
+    return (
+        f"it looks like {found}, which is not read: write the net as {_NET} in a .net file, or "
+        "export a model to ONNX for `netdsl import`"
+    )
+
+
 def check_foreign_format(context: SyntaxErrorContext) -> Diagnostic | None:
     """Checks for whole notations of other formats, before any single character is explained."""
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from netdsl.errors import Diagnostic, suggest_alias, suggest_name
+from netdsl.language.foreign_formats import CAFFE_LAYER
 from netdsl.language.syntax_error_context import ITEM_KEYWORDS, NAME, SyntaxErrorContext
 
 _ITEMS_OF_OTHERS = {
@@ -71,7 +72,9 @@ def _suggest_item(context: SyntaxErrorContext) -> str | None:
         advice = suggest_alias(word, ())
         return f"{advice}; {constant}" if advice else constant
     if re.match(r"\w+\s*:", rest):
-        return f"a .net file is not YAML: a network is written `{_FORMS['net']}`"
+        is_caffe = CAFFE_LAYER.search(context.remaining_text) is not None
+        reason = "messages of Caffe have no meaning here" if is_caffe else "a .net file is not YAML"
+        return f"{reason}: a network is written `{_FORMS['net']}`"
     return suggest_name(word, ITEM_KEYWORDS, "a file contains")
 
 

@@ -29,7 +29,15 @@ def find_layer(step: s.Step, frame: Frame, program: Program) -> Layer:
         help = _find_later_label(step, program) or _unknown_name_help(step.name, frame, program)
         raise fail(f"unknown layer or block `{step.name}`", step.name_span, help=help)
     if layer.arity == "many" and not step.branches:
-        help = f"write them as `{step.name} {{ a | b }}`"
+        given = [
+            item
+            for a in step.args or ()
+            if a.name is None
+            for item in (a.value.items if isinstance(a.value, s.ListLiteral) else (a.value,))
+        ]
+        names = [x.name for x in given if isinstance(x, s.Name)]
+        branches = names if len(names) == len(given) > 1 else ["a", "b"]
+        help = f"write them as `{step.name} {{ {' | '.join(branches)} }}`"
         raise fail(f"`{step.name}` needs branches", step.name_span, help=help)
     return layer
 

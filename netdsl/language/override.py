@@ -152,6 +152,8 @@ def _list_values(text: str) -> str | None:
 def _unbracketed_help(key: str, text: str, option: str) -> str | None:
     """How to write a list without brackets, or a call without its parentheses."""
     listed = _list_values(text)
+    if listed and option == "--set" and key.strip(" =").split(".")[-1] == "seed":
+        return f"`netdsl sweep FILE --seeds {text}` repeats a run with several seeds"
     if listed:
         runs = "" if option == "--vary" else "; `netdsl sweep --vary` tries several values"
         return f"several values are a list in brackets: `{option} '{key}{listed}'`{runs}"
@@ -179,6 +181,11 @@ def _set_entry(
         raise fail(
             f"there is no setting called `{setting.key}`",
             help=_suggest_key(name, section_keys) or f"settings are: {kind}.KEY",
+        )
+    argument = section_keys.find(path[1]) if len(path) == 2 else None
+    if argument and name not in section_keys.names and argument.startswith(f"{kind}.{path[0]}."):
+        raise fail(
+            f"there is no setting called `{setting.key}`", help=f"did you mean `{argument}`?"
         )
     changed = {id(x): _set_in_section(x, path, setting, default) for x in sections}
     return replace(file, items=tuple(changed.get(id(i), i) for i in file.items))
@@ -242,7 +249,8 @@ def _set_param(
     if not table.own and not used and not constants:
         raise fail(f"there is no net to set `{key}` in")
     owner, dot, name = key.rpartition(".")
-    target = owner if dot else net or next(iter(table.own), "")
+    first = net or next(iter(table.own), "")
+    target = owner if dot else first
     if name in parameter_names(table, target):
         return _set_net_param(file, table, target, s.Arg(value.span, name, value))
     if key in constants:
@@ -255,10 +263,26 @@ def _set_param(
         _suggest_section(sections, key)
         or _suggest_entry(sections, key)
         or section_keys.homes.get(key)
+        or _suggest_parameter(file, target if target in table.own else first, key)
         or _suggest_key(key, section_keys)
         or suggest_name(key, keys, "settings are")
     )
     raise fail(f"there is no setting called `{key}`", help=help)
+
+
+def _suggest_parameter(file: s.File, net: str, key: str) -> str | None:
+    """How to set what belongs to a layer of a net, which settings do not reach."""
+    found = next((i for i in file.items if isinstance(i, s.Net) and i.name == net), None)
+    nodes = list(s.walk(found)) if found else []
+    named = {n.label for n in nodes if isinstance(n, s.Chain)}
+    named |= {n.name for n in nodes if isinstance(n, s.Step)}
+    layer = next((part for part in key.split(".") if part in named), None)
+    if layer is None:
+        return None
+    return (
+        f"`{layer}` is a layer: give the net a parameter for its number, "
+        f"`net {net}(width=16) {{ ... conv(width, 3x3) ... }}`, and write `--set width=32`"
+    )
 
 
 def _suggest_section(sections: Sequence[s.Section], key: str) -> str | None:

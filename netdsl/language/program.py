@@ -23,6 +23,7 @@ from netdsl.language.evaluate import (
     make_signature,
     name_arguments,
 )
+from netdsl.language.foreign_formats import explain_other_format
 from netdsl.language.parse import count_tokens
 from netdsl.language.upgrade import parse_any_format
 from netdsl.language.uses import NetItem, NetTable, duplicate_error, load_definitions
@@ -247,7 +248,7 @@ def parse_file(path: str, read: TextReader = read_text) -> s.File:
         if is_net_file(path) or not places:
             raise
         line, column = places[0]
-        help = "lines are shown only for files whose names end in .net"
+        help = explain_other_format(text) or "lines are shown only for files that end in .net"
         message = f"{path} is not a .net file: line {line}, column {column} cannot be parsed"
         raise fail(message, help=help) from None
 

@@ -163,7 +163,7 @@ def check_class_count(dataset: Dataset) -> None:
     raise fail(
         f"all {len(labels):,} training images are of one class, `{name}`",
         help="there must be at least two classes; in a folder of pictures, each class has its "
-        "own folder",
+        f"own folder, DIR/train/CLASS or DIR/CLASS, and `{name}` is the only CLASS here",
     )
 
 

@@ -53,9 +53,12 @@ def _check_head(head: bytes, origin: str) -> None:
         message = f"{origin} is a pointer of Git LFS, not the model"
         raise fail(message, help="`git lfs pull` downloads the model itself")
     if all(byte in _TEXT_BYTES for byte in head):
+        is_page = head.lstrip()[:1] == b"<"
         raise fail(
             f"{origin} is text, not an ONNX file",
-            help="the download may have returned a web page instead",
+            help="the download returned a web page instead"
+            if is_page
+            else "export the model to ONNX with the program that it is from",
         )
 
 

@@ -215,6 +215,25 @@ def find_small_validation(subject: Subject) -> Iterator[Finding]:
         )
 
 
+_PARTS = ("val", "valid", "validation", "dev", "test")
+
+
+def find_part_as_data(review: Review) -> Iterator[Finding]:
+    """Finds `data val { ... }` beside other data sections, if no recipe uses it: a section is a
+    whole data set, not its part for validation."""
+    program = review.program
+    used = {program.reference_name(recipe, "data") for recipe in program.sections("train")}
+    sections = list(program.sections("data"))
+    for section in sections:
+        if section.name in _PARTS and section.name not in used and len(sections) > 1:
+            yield Finding(
+                f"no recipe uses `data {section.name}`",
+                section.span,
+                "a data section has training, validation and test images: "
+                '`source = folder("DIR")` finds DIR/train, DIR/val and DIR/test',
+            )
+
+
 def find_source_as_name(review: Review) -> Iterator[Finding]:
     """Finds `data digits { ... }`, where the source is taken for the name of the section."""
     sections = [i for i in review.program.items if isinstance(i, s.Section) and i.kind == "data"]

@@ -42,6 +42,7 @@ from netdsl.training.recipe.lint_value_rules import (
     find_idle_pool,
     find_large_momentum,
     find_long_patience,
+    find_part_as_data,
     find_product_for_size,
     find_repeated_activation,
     find_rising_step,
@@ -384,6 +385,15 @@ LINTS: dict[str, Lint] = {
             _per_subject(find_product_for_size),
             _net("conv(4, 3*3, pad=same) -> fc(10)"),
             _net("conv(2*2, 3x3, pad=same) -> fc(5*2)"),
+        ),
+        Lint(
+            "part-as-data",
+            "a data section is named after a part of a data set, and no recipe uses it",
+            find_part_as_data,
+            _trained("epochs = 2", data="data { source = digits }\ndata val { batch = 8 }\n"),
+            _trained(
+                "epochs = 2, data = val", data="data { source = digits }\ndata val { batch = 8 }\n"
+            ),
         ),
         Lint(
             "source-as-name",
