@@ -15,6 +15,11 @@ MAX_FILTERS = 64
 """The most filters, and channels of each, that are drawn if every channel has its own map."""
 
 
+def has_convolution(network: Network) -> bool:
+    """Whether any layer of a net is a convolution."""
+    return any(_find_conv_node(network, layer) for layer in network.layers)
+
+
 def find_convolution(network: Network, place: str | None) -> LayerInfo:
     """The convolution with that path, else the first one inside that place; by default the net's
     first. Raises NetError if there is none."""

@@ -51,6 +51,12 @@ def last_epoch(path: Path) -> int:
     return max((x.get("epoch", 0) for x in _read_lines(path) if x is not None), default=0)
 
 
+def list_epochs(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """What each finished epoch in a metrics file has measured; empty if there is no such file."""
+    lines = _read_lines(path)
+    return tuple(x for x in lines if x is not None and "epoch" in x and "watched_at" not in x)
+
+
 def read_test_metrics(path: Path) -> Mapping[str, Any]:
     """The test metrics that a metrics file ends with; empty if it does not."""
     last = (_read_lines(path) or [None])[-1] or {}
