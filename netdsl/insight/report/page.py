@@ -1,4 +1,4 @@
-"""A report as one self-contained page: no script, no address, every name escaped."""
+"""A report as one self-contained page that requests nothing, with every name escaped."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from netdsl.data.pictures import encode_png
 from netdsl.insight.report import confusion, wording
 from netdsl.insight.report.comparison import compare_runs
+from netdsl.insight.report.figures import draw_common_figures, draw_run_figures
 from netdsl.insight.report.highlight import split_text
 from netdsl.insight.report.run_report import RunReport
 from netdsl.insight.report.versions import describe_machine, list_versions
@@ -36,6 +37,7 @@ def render_page(reports: Sequence[RunReport]) -> bytes:
             style=style,
             policy=_content_policy(style),
             comparison=compare_runs(reports) if len(reports) > 1 else None,
+            common_figures=draw_common_figures([r.run.history for r in reports]),
             machine=describe_machine(),
             versions=list_versions(),
         )
@@ -44,11 +46,12 @@ def render_page(reports: Sequence[RunReport]) -> bytes:
 
 
 def _content_policy(style: str) -> str:
-    """A Content-Security-Policy that allows nothing but this style and embedded pictures."""
+    """A Content-Security-Policy that allows nothing but this style, attributes of style, which
+    figures have, and embedded pictures."""
     digest = base64.b64encode(hashlib.sha256(style.encode(_ENCODING)).digest()).decode()
     return (
-        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src-elem 'sha256-{digest}'; style-src-attr 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -83,6 +86,7 @@ def _environment() -> Any:
         "class_metrics": [m for m in METRICS.values() if m.measure_classes is not None],
         "classes": confusion.list_classes,
         "epoch_rows": _epoch_rows,
+        "run_figures": draw_run_figures,
         "format_metric": format_metric,
         "headline": wording.headline,
         "metric_names": METRIC_NAMES,

@@ -4,49 +4,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from netdsl.errors import fail
 from netdsl.file_io import read_regular_file
+from netdsl.insight.plots.history import RECIPE_FILE, RunHistory, read_histories
 from netdsl.language import syntax as s
 from netdsl.language.program import Program, build_program, decode_text, reject_read
 from netdsl.language.unparse import expression_text
 from netdsl.language.upgrade import parse_any_format
 from netdsl.limits import MAX_FILE_BYTES
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
-from netdsl.training.store.finished_run import METRICS_FILE
-from netdsl.training.store.metrics_log import list_epochs, read_test_metrics
-from netdsl.training.store.progress import quality
-from netdsl.training.store.resume import list_runs
-
-RECIPE_FILE = "recipe.net"
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its directory describes it. `epochs` holds the metrics of each finished epoch,
-    `test` those of the test set, empty if there are none."""
+    """A run as its directory describes it, with the text and the program of its recipe."""
 
-    name: str
-    folder: Path
+    history: RunHistory
     text: str
     program: Program
     recipe: Recipe
-    epochs: tuple[Mapping[str, float], ...]
-    test: Mapping[str, float]
 
     @property
-    def best(self) -> Mapping[str, float]:
+    def name(self) -> str:
+        return self.history.name
+
+    @property
+    def folder(self) -> Path:
+        return self.history.directory
+
+    @property
+    def epochs(self) -> tuple[Mapping[str, Any], ...]:
+        """The metrics of each finished epoch, without those of earlier stages."""
+        return self.history.epochs
+
+    @property
+    def test(self) -> Mapping[str, Any]:
+        """The metrics of the test set; empty if there are none."""
+        return self.history.test
+
+    @property
+    def best(self) -> Mapping[str, Any]:
         """The metrics of the best epoch; empty before the first."""
-        ranked = [m for m in self.epochs if "train_loss" in m]
-        return max(ranked, key=lambda m: quality(m, self.recipe.best), default={})
+        best = self.history.best_epoch
+        return next((m for m in self.epochs if m["epoch"] == best), {})
 
     @property
     def seconds(self) -> float:
-        """The time that training took, without evaluation."""
-        return math.fsum(m.get("seconds", 0.0) for m in self.epochs)
+        """The time that training took with its stages, without evaluation."""
+        rows = (m for part in self.history.parts for m in part.epochs)
+        return math.fsum(m.get("seconds", 0.0) for m in rows)
 
     @property
     def source(self) -> str:
@@ -89,40 +99,35 @@ def _list_settings(section: s.Section) -> Iterator[tuple[str, str]]:
             yield key, expression_text(value)
 
 
-def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
-    """The runs in some directories. Each is named after its directory, or by its whole path if two
-    of them have the same name. Raises NetError if one does not contain a run."""
-    names = [folder.resolve().name for folder in folders]
-    return [
-        read_run(folder, name if names.count(name) == 1 else str(folder))
-        for folder, name in zip(folders, names, strict=True)
-    ]
+def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
+    """The runs in some directories; that of a sweep stands for all its runs. Raises NetError if one
+    does not contain a run, or if its recipe is missing or damaged."""
+    return [_read_run(history) for history in read_histories(paths)]
 
 
-def read_run(folder: Path, name: str) -> RunRecord:
-    """The run in a directory. Raises NetError if there is none."""
-    path = folder / RECIPE_FILE
+def _read_run(history: RunHistory) -> RunRecord:
+    path = history.directory / RECIPE_FILE
     if not path.is_file():
-        raise fail(f"{folder} is not the directory of a run", help=_suggest_run(folder))
+        raise fail(
+            f"{history.directory} has no {RECIPE_FILE}, which says what was trained",
+            help="`netdsl plot` draws the curves of such a run",
+        )
     text = decode_text(read_regular_file(path, MAX_FILE_BYTES), str(path))
     program = build_program(parse_any_format(text, str(path)), reject_read)
-    log = folder / METRICS_FILE
-    epochs = tuple(map(_keep_numbers, list_epochs(log)))
-    test = _keep_numbers(read_test_metrics(log))
-    return RunRecord(name, folder, text, program, resolve_recipe(program), epochs, test)
+    return RunRecord(_keep_numbers(history), text, program, resolve_recipe(program))
 
 
-def _keep_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a line of metrics, which may be of any program."""
+def _keep_numbers(history: RunHistory) -> RunHistory:
+    """A history without metrics that are no numbers, whatever program wrote them."""
+    return replace(
+        history,
+        epochs=tuple(map(_select_numbers, history.epochs)),
+        test=_select_numbers(history.test),
+        stages=tuple(map(_keep_numbers, history.stages)),
+    )
+
+
+def _select_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {
         k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)
     }
-
-
-def _suggest_run(folder: Path) -> str:
-    if folder.is_file() and (folder.parent / RECIPE_FILE).is_file():
-        return f"give the directory itself: {folder.parent}"
-    runs = list_runs(folder) or list_runs(folder.parent)
-    if runs:
-        return f"runs are {', '.join(map(str, runs))}"
-    return "`netdsl train FILE` starts a run, and prints its directory"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netdsl.file_io import append_to_file, replace_non_finite, write_atomically
+from netdsl.file_io import append_to_file, open_regular_file, replace_non_finite, write_atomically
 from netdsl.json_schema import JsonInteger, JsonObject, JsonValue, SchemaError, read_json
 
 
@@ -46,15 +46,22 @@ class MetricsLog:
         self.count += 1
 
 
+def read_metrics(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The valid lines of a metrics file, one by one: of a run that was killed, or that is writing
+    now, the last one may be torn. Nothing if there is no file. Raises NetError if it cannot be
+    read."""
+    if not path.exists():
+        return
+    with open_regular_file(path) as file:
+        while line := file.readline(_MAX_LINE_BYTES):
+            values = _parse_line(line)
+            if values is not None:
+                yield values
+
+
 def last_epoch(path: Path) -> int:
     """The last epoch in a metrics file; 0 if there is none."""
     return max((x.get("epoch", 0) for x in _read_lines(path) if x is not None), default=0)
-
-
-def list_epochs(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """What each finished epoch in a metrics file has measured; empty if there is no such file."""
-    lines = _read_lines(path)
-    return tuple(x for x in lines if x is not None and "epoch" in x and "watched_at" not in x)
 
 
 def read_test_metrics(path: Path) -> Mapping[str, Any]:
@@ -74,6 +81,8 @@ def _read_lines(path: Path) -> list[Mapping[str, Any] | None]:
     return [_parse_line(x) for x in path.read_bytes().splitlines()] if path.is_file() else []
 
 
+_MAX_LINE_BYTES = 2**26
+"""More than the moments of every layer of any net."""
 _COUNT = JsonInteger(0, 2**60)
 _LINE_SCHEMA = JsonObject(
     {}, dict.fromkeys(("epoch", "step", "watched_at"), _COUNT), additional=JsonValue(4)
