@@ -35,4 +35,11 @@ LAYERS: dict[str, Layer] = {
     layer.name: layer for family in _FAMILIES for layer in family.LAYERS
 } | {op.name: _make_layer(op) for op in OPS.values() if op.is_layer}
 
-__all__ = ["LAYERS", "Layer", "Site"]
+LAYER_FAMILIES: dict[str, str] = dict.fromkeys(LAYERS, "activation") | {
+    layer.name: family.__name__.rpartition(".")[2]
+    for family in _FAMILIES
+    for layer in family.LAYERS
+}
+"""The family of each layer: the module that defines it; operators that are layers activate."""
+
+__all__ = ["LAYERS", "LAYER_FAMILIES", "Layer", "Site"]

@@ -155,8 +155,8 @@ def render_figure(figure: Figure, suffix: str, is_transparent: bool = False) -> 
 
 def svg_fragment(figure: Figure) -> str:
     """The figure as an `svg` element to be embedded in a page. Texts and axes have the colour of
-    the text around it, the background is transparent, ids begin with a checksum of title and content,
-    so that several fit in one page, and the figure's title names it for screen readers."""
+    the text around it, the background is transparent, ids begin with a checksum of the title and
+    the content, so that several fit in one page, and the title names it for screen readers."""
     text = render_figure(figure, ".svg", is_transparent=True).decode()
     text = text[text.index("<svg") :].strip()
     text = _DOCUMENT_PARTS.sub("", text)

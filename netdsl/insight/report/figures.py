@@ -1,5 +1,5 @@
-"""The curves of runs as elements of a page: one small figure per panel, so that a phone can show
-it."""
+"""The curves and graphs of runs as elements of a page; curves are one small figure per panel, so
+that a phone can show them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from netdsl.errors import NetError
+from netdsl.insight.draw.drawing import html_fragment
 from netdsl.insight.plots.curves import draw_chart
 from netdsl.insight.plots.figure import svg_fragment
 from netdsl.insight.plots.history import RunHistory
 from netdsl.insight.plots.series import Chart, CurvePanel, PlotOptions, Series, make_chart
+from netdsl.insight.report.run_report import RunReport
 
 _SIZE, _WIDE_SIZE = (460, 320), (460, 400)
 """Width and height of a figure of curves, and of one of norms, in pixels."""
@@ -25,6 +28,36 @@ class PageFigure:
 
     caption: str
     svg: str
+
+
+@dataclass(frozen=True)
+class PageGraph:
+    """The graph of a run's net as an element of a page; without one, the name of the run with the
+    same net whose graph is on the page, or why it could not be drawn."""
+
+    html: str = ""
+    same_as: str = ""
+    problem: str = ""
+
+
+def draw_graphs(reports: Sequence[RunReport]) -> list[PageGraph]:
+    """The graph of each run; that of a net is drawn only once."""
+    graphs: list[PageGraph] = []
+    for i, report in enumerate(reports):
+        same = next((x for x in reports[:i] if _have_same_net(x, report)), None)
+        graphs.append(PageGraph(same_as=same.run.name) if same else _draw_graph(report, i))
+    return graphs
+
+
+def _have_same_net(a: RunReport, b: RunReport) -> bool:
+    return (a.run.recipe.net, a.run.definitions) == (b.run.recipe.net, b.run.definitions)
+
+
+def _draw_graph(report: RunReport, number: int) -> PageGraph:
+    try:
+        return PageGraph(html_fragment(report.network, prefix=f"graph{number}"))
+    except NetError as e:  # a graph so entangled that it needs a package
+        return PageGraph(problem=e.diagnostics[0].message)
 
 
 def draw_run_figures(history: RunHistory) -> list[PageFigure]:

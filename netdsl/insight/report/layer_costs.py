@@ -44,6 +44,11 @@ class NetCosts:
         """The seconds of the slowest row."""
         return max((x.seconds for x in self.layers), default=0.0)
 
+    @property
+    def most_expensive(self) -> list[LayerCost]:
+        """The rows by time, or if nothing was timed, by memory; the largest first."""
+        return sorted(self.layers, key=lambda x: -(x.seconds if self.profile else x.bytes))
+
     def as_json(self) -> dict[str, Any]:
         timed = self.profile
         step = (

@@ -10,9 +10,14 @@ from importlib.resources import files
 from typing import Any
 
 from netdsl.data.pictures import encode_png
+from netdsl.insight.draw.page import make_fragment_style, read_fragment_script
 from netdsl.insight.report import confusion, wording
 from netdsl.insight.report.comparison import compare_runs
-from netdsl.insight.report.figures import draw_common_figures, draw_run_figures
+from netdsl.insight.report.figures import (
+    draw_common_figures,
+    draw_graphs,
+    draw_run_figures,
+)
 from netdsl.insight.report.highlight import split_text
 from netdsl.insight.report.run_report import RunReport
 from netdsl.insight.report.versions import describe_machine, list_versions
@@ -34,6 +39,7 @@ def render_page(reports: Sequence[RunReport]) -> bytes:
         .get_template("page.html.jinja")
         .render(
             reports=reports,
+            graphs=draw_graphs(reports),
             style=style,
             policy=_content_policy(style),
             comparison=compare_runs(reports) if len(reports) > 1 else None,
@@ -46,13 +52,25 @@ def render_page(reports: Sequence[RunReport]) -> bytes:
 
 
 def _content_policy(style: str) -> str:
-    """A Content-Security-Policy that allows nothing but this style, attributes of style, which
-    figures have, and embedded pictures."""
-    digest = base64.b64encode(hashlib.sha256(style.encode(_ENCODING)).digest()).decode()
-    return (
-        f"default-src 'none'; style-src-elem 'sha256-{digest}'; style-src-attr 'unsafe-inline'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+    """A Content-Security-Policy that allows nothing but the style of the page, that and the script
+    of graphs, attributes of style, which figures have, and embedded pictures."""
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src-elem {_hash(read_fragment_script())}",
+            f"style-src-elem {_hash(style)} {_hash(make_fragment_style())}",
+            "style-src-attr 'unsafe-inline'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
     )
+
+
+def _hash(content: str) -> str:
+    """What allows an element with this content, and no other."""
+    digest = base64.b64encode(hashlib.sha256(content.encode(_ENCODING)).digest()).decode()
+    return f"'sha256-{digest}'"
 
 
 def _read_template(name: str) -> str:
