@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +16,7 @@ from netdsl.text_escaping import escape_line, escape_text
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from netdsl.insight.recorders import Recorder
     from netdsl.training.run.callbacks import Result, StepReport
     from netdsl.training.run.phase import Phase
     from netdsl.training.run.trainer import Trainer
@@ -130,12 +131,18 @@ def run_trainer(
     is_quiet: bool,
     should_stop: Callable[[], bool],
     watch: WatchRequest | None = None,
+    recorders: Mapping[str, Recorder] | None = None,
 ) -> Result:
-    """Runs a trainer, and prints a line for each epoch unless `is_quiet`."""
+    """Runs a trainer, prints a line for each epoch unless `is_quiet`, and has recorders follow the
+    run."""
+    from netdsl.insight.recorders import follow_run
     from netdsl.training.run.callbacks import format_epoch
 
-    def on_epoch(metrics: dict[str, Any]) -> None:
-        if not is_quiet:
-            display.print(format_epoch(metrics, trainer.recipe))
+    with follow_run(recorders or {}, display.print) as update:
 
-    return trainer.run(out, display.on_step, on_epoch, should_stop, watch, display.print)
+        def on_epoch(metrics: dict[str, Any]) -> None:
+            if not is_quiet:
+                display.print(format_epoch(metrics, trainer.recipe))
+            update()
+
+        return trainer.run(out, display.on_step, on_epoch, should_stop, watch, display.print)

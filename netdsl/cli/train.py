@@ -27,6 +27,7 @@ from netdsl.cli.app import (
 )
 from netdsl.cli.display import show_dry_run, show_overfit
 from netdsl.cli.file_arguments import parse_argument
+from netdsl.cli.follow_options import FollowOptions
 from netdsl.cli.progress import run_trainer, show_progress
 from netdsl.interrupt import defer_interrupts
 
@@ -80,6 +81,20 @@ def train(
     watch_every: Annotated[
         int, typer.Option(min=1, help="Number of updates between records.")
     ] = 100,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Plot the run in this .png, .svg or .pdf, again and again while it trains.",
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write event files to `tensorboard` in the run.")
+    ] = False,
+    tensorboard_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write event files for TensorBoard to this folder."),
+    ] = None,
     overfit: Annotated[
         bool, typer.Option("--overfit", help="Overfit one batch; nothing is saved.")
     ] = False,
@@ -102,7 +117,10 @@ def train(
     watch_settings = parse_watch(watch, watch_every) if watch is not None else None
     if shrink is not None:
         settings = [*(settings or ()), f"train.shrink={shrink}"]
+    follow = FollowOptions(plot, tensorboard, tensorboard_dir)
     is_preview = dry_run or overfit
+    if not is_preview:
+        follow.check(file, out, resume)
     with launch(file, out, resume, settings or (), parse_argument, is_preview) as start:
         program, name = start.program, start.name
         for key, (old, new) in start.changes.items():
@@ -118,14 +136,16 @@ def train(
             if has_stages:
                 display.print(f"train {trainer.job.name or 'section'}: {out}")
             display.print("\n".join(trainer.opening_lines()))
+            run_root = out if trainer.job.name == name else out.parent
+            recorders = follow.make_recorders(out, run_root)
             try:
                 with defer_interrupts() as is_stop_requested:
                     result = run_trainer(
-                        trainer, out, display, as_json, is_stop_requested, watch_settings
+                        trainer, out, display, as_json, is_stop_requested, watch_settings, recorders
                     )
             except KeyboardInterrupt:
-                run_root = out if trainer.job.name == name else out.parent
-                command = _format_resume_command(run_root, data, device, watch, watch_every)
+                arguments = _format_resume_command(run_root, data, device, watch, watch_every)
+                command = shlex.join([*arguments, *follow.arguments])
                 display.print(f"resume it with `{command}`")
                 raise
             display.print(trainer.closing_line())
@@ -147,14 +167,14 @@ def train(
 
 def _format_resume_command(
     out: Path, data: Path | str | None, device: str, watch: str | None, watch_every: int
-) -> str:
+) -> list[str]:
     """The command that resumes a run with the same options; those that the run saves are left
     out."""
     arguments = ["netdsl", "train", "--resume", str(out)]
     arguments += ["--data", str(data)] if data is not None else []
     arguments += ["--device", device] if device != "auto" else []
     arguments += ["--watch", watch, "--watch-every", str(watch_every)] if watch is not None else []
-    return shlex.join(arguments)
+    return arguments
 
 
 def _dry_run(

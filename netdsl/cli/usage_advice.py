@@ -36,7 +36,6 @@ _OTHER_NAMES = {
     "info": "summary FILE",
     "print": "summary FILE",
     "describe": "summary FILE",
-    "plot": "summary FILE",
     "profile": "time FILE",
     "benchmark": "time FILE",
     "bench": "time FILE",

@@ -60,34 +60,45 @@ class LineLabel:
 
 
 def label_lines(ax: Axes, labels: Sequence[LineLabel], height: float) -> None:
-    """Writes the names of lines beside an axis of about `height` pixels, each as near to the end of
-    its line as the others allow, with a short rule in its colour from there. To be called when the
-    limits of the axis are final."""
-    if not labels:
-        return
-    ends = [ax.transLimits.transform(ax.transScale.transform((x.x, x.y))) for x in labels]
+    """Writes the names of lines: beside an axis of about `height` pixels those of lines that reach
+    its right side, each as near to the end of its line as the others allow, with a short rule in
+    its colour from there, and the others at the ends of their lines. To be called when the limits
+    of the axis are final."""
+    ends = [_find_place(ax, label) for label in labels]
     gap = LABEL_SIZE * PIXELS_PER_INCH / 72 * 1.25 / max(height, 1.0)
-    places = spread([float(end[1]) for end in ends], gap)
-    for label, end, place in zip(labels, ends, places, strict=True):
-        ax.annotate(
-            shorten_label(label.text),
-            xy=(float(end[0]), float(end[1])),
-            xytext=(1.035, place),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            fontsize=LABEL_SIZE,
-            color=INK,
-            va="center",
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": label.colour,
-                "linewidth": 1.1,
-                "shrinkA": 1,
-                "shrinkB": 1,
-                "relpos": (0.0, 0.5),
-            },
-        )
+    for is_beside in (True, False):
+        chosen = [
+            (x, end)
+            for x, end in zip(labels, ends, strict=True)
+            if (end[0] >= _AT_SIDE) == is_beside
+        ]
+        places = spread([end[1] for _, end in chosen], gap)
+        for (label, end), place in zip(chosen, places, strict=True):
+            x = 1.035 if is_beside else end[0] + 0.02
+            rule = {"color": label.colour, "linewidth": 1.1, **_RULE} if is_beside else None
+            ax.annotate(
+                shorten_label(label.text),
+                xy=end,
+                xytext=(x, place),
+                xycoords="axes fraction",
+                textcoords="axes fraction",
+                fontsize=LABEL_SIZE,
+                color=INK,
+                va="center",
+                annotation_clip=False,
+                arrowprops=rule,
+            )
+
+
+_RULE: dict[str, Any] = {"arrowstyle": "-", "shrinkA": 1, "shrinkB": 1, "relpos": (0.0, 0.5)}
+_AT_SIDE = 0.9
+"""The share of an axis from which on a line reaches its right side."""
+
+
+def _find_place(ax: Axes, label: LineLabel) -> tuple[float, float]:
+    """The end of a line as shares of the axis."""
+    x, y = ax.transLimits.transform(ax.transScale.transform((label.x, label.y)))
+    return float(x), float(y)
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:

@@ -46,10 +46,14 @@ if TYPE_CHECKING:
 _PANEL_WIDTHS, _PANEL_HEIGHT, _LEGEND_HEIGHT = (640, 540, 460), 380, 40
 """Pixels of one, two or three panels beside each other, unless the size is given."""
 _MAX_COLUMNS = 3
+_SHAPE = 1.4
+"""The width of a panel by its height."""
 _AXIS_SHARE = 0.75
 """Of the height of a panel, roughly; the rest is its title and the numbers below it."""
 _MAX_NAMES, _NAME_COLUMNS, _NAME_HEIGHT = 60, 5, 18
 """Names in the legend of many lines, those in a row, and the pixels of a row."""
+_STAGE_CHARACTERS = 60
+"""Of the names of stages that fit above an axis, roughly."""
 _PART_NAMES = {"train": "training", "val": "validation"}
 _DASHES = (0, (3.5, 1.8))
 _BAND = 0.18
@@ -73,9 +77,7 @@ def plot_curves(
 
 def draw_chart(chart: Chart, size: tuple[int, int] | None = None) -> Figure:
     """The picture of a chart: panels of curves, and below them those of norms."""
-    columns = min(_MAX_COLUMNS, len(chart.curves))
-    if len(chart.curves) == 4:
-        columns = 2
+    columns = _choose_columns(len(chart.curves), size)
     rows = math.ceil(len(chart.curves) / columns) if columns else 0
     norm_columns = len({panel.quantity for panel in chart.norms})
     norm_rows = len({panel.run for panel in chart.norms})
@@ -92,6 +94,19 @@ def draw_chart(chart: Chart, size: tuple[int, int] | None = None) -> Figure:
         if norm_rows:
             draw_norms(subfigures[-1], chart, norm_rows, norm_columns)
     return figure
+
+
+def _choose_columns(count: int, size: tuple[int, int] | None) -> int:
+    """How many panels are beside each other; in a picture of a given size, as many as bring their
+    shape closest to the usual one."""
+    if size is None or not count:
+        return 2 if count == 4 else min(_MAX_COLUMNS, count)
+
+    def misfit(columns: int) -> float:
+        shape = size[0] / columns / (size[1] / math.ceil(count / columns))
+        return abs(math.log(shape / _SHAPE))
+
+    return min(range(1, count + 1), key=misfit)
 
 
 def _draw_curves(figure: Any, chart: Chart, rows: int, columns: int) -> None:
@@ -148,17 +163,17 @@ def _draw_panel(
     from matplotlib.ticker import MaxNLocator
 
     ax.set_title(panel.title)
-    ax.set_xlabel(AXIS_TITLES[chart.by])
+    ax.set_xlabel(AXIS_TITLES[panel.by])
     floor = _find_floor(panel)
     looks = [_choose_look(chart, panel, line, palette) for line in panel.series]
     for line, look in zip(panel.series, looks, strict=True):
-        _draw_line(ax, line, look, floor)
+        _draw_line(ax, line, look, floor, "steps-pre" if panel.is_stepwise else "default")
     set_scale(ax, panel.is_log, format_share if panel.is_share else format_number)
-    if chart.by != "seconds":
+    if panel.by != "seconds":
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    _draw_stages(ax, chart, palette)
     if len(chart.labels) == 1:
-        _note_best(ax, panel, chart.by)
+        _note_best(ax, panel)
+    _draw_stages(ax, chart, palette)
     if len(chart.labels) <= len(COLOURS):
         named = [(look, *_find_end(line)) for line, look in zip(panel.series, looks, strict=True)]
         labels = [LineLabel(look.label, look.colour, *end) for look, *end in named if look.label]
@@ -173,8 +188,8 @@ def _find_floor(panel: CurvePanel) -> float:
     return 0.5 * min(float(y) for line in panel.series for y in line.y if y > 0)
 
 
-def _draw_line(ax: Axes, line: Series, look: _Look, floor: float) -> None:
-    ax.plot(line.x, line.y, **look.style)
+def _draw_line(ax: Axes, line: Series, look: _Look, floor: float, drawing: Any) -> None:
+    ax.plot(line.x, line.y, drawstyle=drawing, **look.style)
     lonely = _find_lonely(line.y)
     if lonely.any():
         ax.plot(line.x[lonely], line.y[lonely], "o", color=look.colour, markersize=3)
@@ -201,41 +216,50 @@ def _find_end(line: Series) -> tuple[float, float]:
     return (float(line.x[known[-1]]), float(line.y[known[-1]])) if len(known) else (math.nan,) * 2
 
 
-def _note_best(ax: Axes, panel: CurvePanel, by: str) -> None:
-    """The best value of a single run beside the title."""
+def _note_best(ax: Axes, panel: CurvePanel) -> None:
+    """The value of a single run at its best epoch, beside the title."""
     for line in panel.series:
         if line.best is not None and (line.part == "val" or len(panel.series) == 1):
             value = line.y[line.best]
             shown = f"{value:.2%}" if panel.is_share else f"{value:.4g}"
-            where = {"epoch": "epoch {:.0f}", "step": "step {:,.0f}", "seconds": "{:,.1f} s"}[by]
-            note = f"{shown} at {where.format(line.x[line.best])}"
+            where = _BEST_PLACES[panel.by].format(line.x[line.best])
+            note = f"best epoch{where}: {shown}"
             ax.set_title(note, loc="right", color=MUTED, fontsize=LABEL_SIZE, fontweight="normal")
 
 
+_BEST_PLACES = {"epoch": " {:.0f}", "step": ", step {:,.0f}", "seconds": ", {:,.1f} s"}
+
+
 def _draw_stages(ax: Axes, chart: Chart, palette: Sequence[Any]) -> None:
-    """Where stages start, and their names: once if they start at the same places in all groups,
-    else in the colour of each."""
+    """Where stages start, and above it their names if they start at the same places in all groups;
+    else in the colour of each group."""
     by_group = [
         [(x.name, x.start) for x in chart.stages if x.group == i] for i in range(len(chart.labels))
     ]
     is_same = all(stages == by_group[0] for stages in by_group)
     for i, stages in enumerate(by_group[:1] if is_same else by_group):
-        colour = MUTED if is_same else palette[i]
-        for name, start in stages:
+        for _, start in stages:
             if start > 0:
+                colour = MUTED if is_same else palette[i]
                 ax.axvline(start, color=colour, linewidth=0.9, linestyle=(0, (1, 2)))
-            if is_same or start > 0:
-                ax.annotate(
-                    shorten_label(name),
-                    xy=(start, 1),
-                    xycoords=ax.get_xaxis_transform(),
-                    xytext=(3, -2),
-                    textcoords="offset points",
-                    rotation=90,
-                    va="top",
-                    fontsize=7.5,
-                    color=colour,
-                )
+    if is_same:
+        _name_stages(ax, by_group[0])
+
+
+def _name_stages(ax: Axes, stages: Sequence[tuple[str, float]]) -> None:
+    """Writes the names of stages above the axis, each as far as there is room."""
+    if not stages:
+        return
+    ax.set_title(ax.get_title("left"), pad=18)
+    low, high = ax.get_xlim()
+    starts = [(min(max(start, low), high) - low) / (high - low) for _, start in stages]
+    room = _STAGE_CHARACTERS * np.diff([*starts, 1.0])
+    for (name, _), start, characters in zip(stages, starts, room, strict=True):
+        if characters >= min(len(name), 3):
+            shown = name if len(name) <= characters else f"{name[: int(characters) - 1]}…"
+            ax.text(
+                start, 1.015, shown, transform=ax.transAxes, fontsize=7.5, color=MUTED, va="bottom"
+            )
 
 
 def _add_legend(figure: Any, chart: Chart, palette: Sequence[Any]) -> None:
@@ -256,7 +280,7 @@ def _add_legend(figure: Any, chart: Chart, palette: Sequence[Any]) -> None:
         handles.append(
             Patch(color=MUTED, alpha=_BAND * 1.5, linewidth=0, label=_describe_band(lines))
         )
-    if any(line.best is not None for line in lines):
+    if len(chart.labels) > 1 and any(line.best is not None for line in lines):
         handles.append(
             Line2D([], [], color=MUTED, linestyle="", label="best epoch", **_BEST_MARKER)
         )

@@ -6,6 +6,7 @@ import hashlib
 import io
 import re
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg", ".pdf")
 PIXELS_PER_INCH = 96
 """Of a PNG, and of an SVG in a browser, so that a size in pixels is that of both."""
-MAX_PIXELS = 20_000
-"""The longest side of a figure."""
+_PADDING = 0.08
+"""Inches around a figure and between its panels."""
+MIN_PIXELS, MAX_PIXELS = 200, 20_000
+"""The shortest and the longest side of a figure."""
 
 INK, MUTED, GRID, PAPER = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
 """Text, less important text, the lines behind the data, the background."""
@@ -99,24 +102,26 @@ def make_figure(width: int, height: int, title: str) -> Figure:
     drawn: it is what a screen reader says. Raises NetError if matplotlib is missing."""
     import_matplotlib()
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     size = width / PIXELS_PER_INCH, height / PIXELS_PER_INCH
-    figure = Figure(figsize=size, layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=_PADDING, h_pad=_PADDING)
+    figure = Figure(figsize=size, layout=layout)
     figure.set_label(title)
     return figure
 
 
 def parse_size(text: str) -> tuple[int, int]:
     """The width and height in pixels of a text such as `1200x800`. Raises NetError if it is
-    none, or if one is less than 100 or more than MAX_PIXELS."""
+    none, or if a side is less than MIN_PIXELS or more than MAX_PIXELS."""
     found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text, re.ASCII)
     if found is None:
         help = "write width x height in pixels: `--size 1200x800`"
         raise fail(f"`{text}` is not a size", help=help)
     width, height = int(found[1]), int(found[2])
-    if not 100 <= min(width, height) <= max(width, height) <= MAX_PIXELS:
+    if not MIN_PIXELS <= min(width, height) <= max(width, height) <= MAX_PIXELS:
         message = f"a picture of {text} pixels is not possible"
-        raise fail(message, help=f"each side can have 100 to {MAX_PIXELS:,} pixels")
+        raise fail(message, help=f"each side can have {MIN_PIXELS} to {MAX_PIXELS:,} pixels")
     return width, height
 
 
@@ -146,7 +151,9 @@ def render_figure(figure: Figure, suffix: str, is_transparent: bool = False) -> 
     """The bytes of a file with that suffix."""
     metadata: dict[str, Any] = {**_NO_DATE[suffix], "Title": figure.get_label() or None}
     content = io.BytesIO()
-    with figure_style():
+    with figure_style(), warnings.catch_warnings():
+        # of a letter that the font lacks, or of too little room: the picture shows it
+        warnings.simplefilter("ignore", UserWarning)
         figure.savefig(
             content, format=suffix[1:], metadata=metadata, transparent=is_transparent or None
         )

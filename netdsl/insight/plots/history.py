@@ -79,6 +79,11 @@ class RunHistory:
         """The stages, and then the run itself."""
         return (*self.stages, self)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it was read from."""
+        return tuple(part.directory / name for part in self.parts for name in RUN_FILES[:2])
+
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns with a number in some epoch, of the stages too."""

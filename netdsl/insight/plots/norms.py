@@ -47,7 +47,7 @@ def draw_norms(figure: Any, chart: Chart, rows: int, columns: int) -> None:
             ax.set_axis_on()
             of_run = f": {shorten_label(panel.run)}" if len(runs) > 1 else ""
             ax.set_title(f"{panel.title}{of_run}")
-            ax.set_xlabel(AXIS_TITLES[chart.by])
+            ax.set_xlabel(AXIS_TITLES[panel.by])
         if has_lines:
             for ax, panel in of_column:
                 _draw_lines(ax, panel, height)

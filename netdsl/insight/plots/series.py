@@ -71,16 +71,19 @@ class Series:
 
 @dataclass(frozen=True)
 class CurvePanel:
-    """A panel of lines."""
+    """A panel of lines; `is_stepwise` if the values stay the same for several epochs."""
 
     title: str
+    by: str
     is_share: bool
     is_log: bool
+    is_stepwise: bool
     series: tuple[Series, ...]
 
     def as_json(self) -> dict[str, Any]:
         return {
             "title": self.title,
+            "by": self.by,
             "scale": "log" if self.is_log else "linear",
             "series": [series.as_json() for series in self.series],
         }
@@ -92,6 +95,7 @@ class NormPanel:
 
     run: str
     quantity: str
+    by: str
     is_log: bool
     x: Array
     table: WatchTable
@@ -104,6 +108,7 @@ class NormPanel:
         return {
             "title": self.title,
             "run": self.run,
+            "by": self.by,
             "scale": "log" if self.is_log else "linear",
             "x": self.x.tolist(),
             "layers": [*self.table.layers],
@@ -127,7 +132,6 @@ class Chart:
 
     title: str
     labels: tuple[str, ...]
-    by: str
     curves: tuple[CurvePanel, ...]
     norms: tuple[NormPanel, ...]
     stages: tuple[Stage, ...]
@@ -136,10 +140,14 @@ class Chart:
     def panels(self) -> tuple[CurvePanel | NormPanel, ...]:
         return (*self.curves, *self.norms)
 
+    @property
+    def by(self) -> str:
+        """What the axes of the first panel, and of all its kind, count."""
+        return self.panels[0].by
+
     def as_json(self) -> dict[str, Any]:
         return {
             "title": self.title,
-            "by": self.by,
             "panels": [panel.as_json() for panel in self.panels],
             "stages": [
                 {"name": x.name, "run": self.labels[x.group], "start": x.start} for x in self.stages
@@ -175,8 +183,7 @@ def make_chart(histories: Sequence[RunHistory], options: PlotOptions) -> Chart:
     names = ", ".join(dict.fromkeys(panel.title for panel in panels))
     labels = tuple(group.label for group in groups)
     shown = labels[:3] if len(labels) <= 3 else (*labels[:2], f"{len(labels) - 2} more")
-    by = by if has_curves else options.by or "step"
-    return Chart(f"{names} of {', '.join(shown)}", labels, by, curves, norms, _stages(groups, by))
+    return Chart(f"{names} of {', '.join(shown)}", labels, curves, norms, _stages(groups, by))
 
 
 def group_runs(histories: Sequence[RunHistory], each: bool = False) -> tuple[RunGroup, ...]:
@@ -290,7 +297,13 @@ def _make_curves(groups: Sequence[RunGroup], options: PlotOptions, by: str) -> I
         if name == "lr":
             can_be_log = _is_mostly_small(values)
         is_log = _choose_scale(values, options.is_log, can_be_log, title)
-        yield CurvePanel(title, is_share, is_log, _merge_equal(lines, groups))
+        is_stepwise = name == "lr" and all(_is_stepwise(line.y) for line in lines)
+        yield CurvePanel(title, by, is_share, is_log, is_stepwise, _merge_equal(lines, groups))
+
+
+def _is_stepwise(values: Array) -> bool:
+    """Whether most values equal the one before."""
+    return len(values) > 1 and bool(np.mean(np.diff(values) == 0) >= 0.5)
 
 
 def _is_mostly_small(rates: Array) -> bool:
@@ -378,11 +391,12 @@ def _make_norms(histories: Sequence[RunHistory], options: PlotOptions) -> Iterat
         for quantity in options.watch:
             if quantity in history.watched:
                 table = history.watch_table(quantity)
-                x = _place_steps(history, table.steps, options.by or "step")
+                by = options.by or "step"
+                x = _place_steps(history, table.steps, by)
                 is_log = _choose_scale(
                     table.values[table.values != 0], options.is_log, True, f"norm of {quantity}"
                 )
-                yield NormPanel(history.name, quantity, is_log, x, table)
+                yield NormPanel(history.name, quantity, by, is_log, x, table)
 
 
 def _place_steps(history: RunHistory, steps: Array, by: str) -> Array:

@@ -50,13 +50,29 @@ def read_metrics(path: Path) -> Iterator[Mapping[str, Any]]:
     """The valid lines of a metrics file, one by one: of a run that was killed, or that is writing
     now, the last one may be torn. Nothing if there is no file. Raises NetError if it cannot be
     read."""
-    if not path.exists():
-        return
-    with open_regular_file(path) as file:
-        while line := file.readline(_MAX_LINE_BYTES):
-            values = _parse_line(line)
-            if values is not None:
-                yield values
+    return MetricsReader(path).read()
+
+
+@dataclass
+class MetricsReader:
+    """Reads a metrics file while a run writes it: `read` yields the valid lines that are new."""
+
+    path: Path
+    offset: int = 0
+    """Bytes of the lines that were read."""
+
+    def read(self) -> Iterator[Mapping[str, Any]]:
+        if not self.path.exists():
+            return
+        with open_regular_file(self.path) as file:
+            file.seek(self.offset)
+            while line := file.readline(_MAX_LINE_BYTES):
+                if not line.endswith(b"\n") and len(line) < _MAX_LINE_BYTES:
+                    return  # it is still being written
+                self.offset += len(line)
+                values = _parse_line(line)
+                if values is not None:
+                    yield values
 
 
 def last_epoch(path: Path) -> int:
