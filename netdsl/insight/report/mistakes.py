@@ -12,7 +12,6 @@ import numpy as np
 from netdsl.backends.lazy_batch import materialize
 from netdsl.data.pictures import Pictures, read_picture, shrink_picture
 from netdsl.data.samples import Samples
-from netdsl.inference import name_images
 from netdsl.insight.image_grid import scale_to_range
 from netdsl.training.run.tally import Predictions
 from netdsl.types import Array
@@ -24,7 +23,8 @@ _LEAST = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class Mistake:
-    """A misclassified image. `loss` is the cross-entropy of its probabilities, in nats; of several
+    """A misclassified image, `image` being its path below the folder of the data set, or its number
+    counted from 0. `loss` is the cross-entropy of its probabilities, in nats; of several
     labels per image, the mean over them. `shares` are the probabilities of the predicted classes
     and `true_shares` those of its own. `picture` holds bytes [H,W,1 or 3]; None if the image cannot
     be drawn."""
@@ -93,7 +93,7 @@ class MistakeCollector:
         true, predicted = _list_classes(found.labels), _list_classes(found.predicted)
         index = np.array([found.number])
         return Mistake(
-            image=name_images(samples, index)[0],
+            image=_name_image(samples, found.number),
             true=tuple(self.classes[i] for i in true),
             predicted=tuple(self.classes[i] for i in predicted),
             true_shares=tuple(map(float, found.probabilities[true])),
@@ -120,6 +120,12 @@ def compute_losses(found: Predictions) -> Array:
         likely = np.where(found.labels, shares, np.clip(1 - shares, _LEAST, 1))
         losses = -np.log(likely).mean(axis=1)
     return np.where(np.isnan(losses), np.inf, losses)
+
+
+def _name_image(samples: Samples, number: int) -> str:
+    """The path of a picture below the folder of its data set, or the number of another image."""
+    images = samples.images
+    return str(images.names[number]) if isinstance(images, Pictures) else str(number)
 
 
 def _draw_image(samples: Samples, index: Array) -> Array | None:

@@ -64,6 +64,13 @@ class RunRecord:
         return str(self.recipe.data.source.drop_defaults())
 
     @property
+    def data_name(self) -> str:
+        """The data set in a few words: the source, with the last part of its path."""
+        source = self.recipe.data.source
+        path = source.arguments.get("path")
+        return f"{source.name} {Path(path).name}" if isinstance(path, str) else source.name
+
+    @property
     def settings(self) -> dict[str, str]:
         """Every setting of the run's recipe by its name for `--set`, such as `train.optimizer.lr`,
         and the constants of its file."""

@@ -38,7 +38,7 @@ def headline(report: RunReport) -> str:
     subject = f"The net {run.recipe.net}"
     if found is not None:
         share = format_percent(found.score.accuracy)
-        images = f"{found.score.images:,} {found.images} images of {run.source}"
+        images = f"{found.score.images:,} {found.images} images of {run.data_name}"
         verb = "gives all labels correctly for" if found.is_multi_label else "classifies"
         end = "" if found.is_multi_label else " correctly"
         return f"{subject} {verb} {share} of {images}{end}."
@@ -46,10 +46,14 @@ def headline(report: RunReport) -> str:
         key = "test_accuracy" if part == "test" else "val_accuracy"
         if key in metrics:
             share = format_percent(metrics[key])
-            return f"{subject} reached an accuracy of {share} on the {part} images of {run.source}."
+            return (
+                f"{subject} reached an accuracy of {share} on the {part} images of {run.data_name}."
+            )
     if "train_loss" in run.best:
-        return f"{subject} reached a training loss of {run.best['train_loss']:.4g} on {run.source}."
-    return f"{subject} has not finished an epoch on {run.source}."
+        return (
+            f"{subject} reached a training loss of {run.best['train_loss']:.4g} on {run.data_name}."
+        )
+    return f"{subject} has not finished an epoch on {run.data_name}."
 
 
 def _training(report: RunReport) -> str:
@@ -59,7 +63,10 @@ def _training(report: RunReport) -> str:
     done, best = len(run.epochs), run.best.get("epoch", 0)
     epochs = f"epoch {best:.0f} of {done:,}" if done > 1 else "its only epoch"
     time = f"; training took {format_seconds(run.seconds)}" if run.seconds else ""
-    return f"Its best weights are those of {epochs}{time}."
+    stages = f", after {' and '.join(x.name for x in run.history.stages)}" * bool(
+        run.history.stages
+    )
+    return f"Its best weights are those of {epochs}{stages}{time}."
 
 
 def _step(report: RunReport) -> str:
