@@ -33,7 +33,8 @@ _ENCODING = "utf-8"
 def render_page(reports: Sequence[RunReport]) -> bytes:
     """The page of one run, or of several that it compares, in UTF-8. Raises NetError if Jinja is
     not installed."""
-    style = _read_template("page.css")
+    style, is_comparison = _read_template("page.css"), len(reports) > 1
+    histories = [report.run.history for report in reports]
     text = (
         _environment()
         .get_template("page.html.jinja")
@@ -42,8 +43,8 @@ def render_page(reports: Sequence[RunReport]) -> bytes:
             graphs=draw_graphs(reports),
             style=style,
             policy=_content_policy(style),
-            comparison=compare_runs(reports) if len(reports) > 1 else None,
-            common_figures=draw_common_figures([r.run.history for r in reports]),
+            comparison=compare_runs(reports) if is_comparison else None,
+            common_figures=draw_common_figures(histories) if is_comparison else [],
             machine=describe_machine(),
             versions=list_versions(),
         )
