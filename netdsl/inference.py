@@ -172,8 +172,8 @@ _OTHER_SPLIT = (
 class Predictor:
     """A checkpoint ready to run. Raises NetError if it does not fit its own net."""
 
-    def __init__(self, path: Path, backend: Backend) -> None:
-        self.checkpoint = checkpoint.load_best(path)
+    def __init__(self, weights: Path | checkpoint.Checkpoint, backend: Backend) -> None:
+        self.checkpoint = checkpoint.load_best(weights) if isinstance(weights, Path) else weights
         self.backend = backend
         self.program = self.checkpoint.program()
         self.recipe = recipe_of_weights(self.program)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from netdsl.errors import NetError
+from netdsl.insight.gradcheck import gradcheck
 from netdsl.insight.net_tests import ExpectationOutcome, check_test, run_test
 from netdsl.language.budget import Budget
 from netdsl.language.parse import parse, parse_expression
@@ -54,7 +59,61 @@ def outcome(expectation: str, net: str = NET) -> ExpectationOutcome:
 def test_each_operator_at_its_boundary(fact: str, claim: str, at: int, ok: bool) -> None:
     found = outcome(f"{fact} {claim} {FOUND[fact] + at}")
     assert found.ok is ok
-    assert found.found == ("" if ok else f"it is {FOUND[fact]:_}")
+    assert found.found.partition(",")[0] == f"it is {FOUND[fact]:_}"
+    assert found.value == FOUND[fact]
+
+
+@pytest.mark.parametrize(
+    ("expectation", "found", "value"),
+    [
+        ('shape("a") == 5x4x4', "it is 5x4x4", (5, 4, 4)),
+        ('shape("a") == shape("b")', "it is 5x4x4, the other side 5x4x5", (5, 4, 4)),
+        ('receptive_field("a") == 6x6', "it is 6x6", (6, 6)),
+        (
+            "2 * params < macs",
+            f"it is {2 * FOUND['params']:_}, the other side {FOUND['macs']:_}",
+            692,
+        ),
+        ('equal("a", "a")', "they are the same", 0),
+        ('not equal("a", "a")', "they are the same", 0),
+    ],
+)
+def test_what_was_found_is_there_whether_it_holds_or_not(
+    expectation: str, found: str, value: object
+) -> None:
+    result = outcome(expectation)
+    assert (result.found, result.value) == (found, value)
+
+
+def test_the_largest_error_of_gradients_is_found() -> None:
+    result = outcome("gradients")
+    assert isinstance(result.value, float)
+    assert 0 < result.value < 1e-5
+    program = build_program(parse(NET))
+    assert result.value == max(row.error for row in gradcheck(program, "n"))
+    assert result.found.startswith(f"the largest error is {result.value:.1e}, of ")
+    empty = outcome("gradients", "net n { input(4x4x1) ; maxpool(2x2) }")
+    assert (empty.ok, empty.value is None or empty.value < 1e-5) == (True, True)
+
+
+def test_verbose_prints_every_expectation_with_what_was_found(netdsl: Any, tmp_path: Path) -> None:
+    text = NET + 'test n { params == 346, shape("a") == 5x4x5, equal("a", "a") }'
+    (tmp_path / "n.net").write_text(text)
+    code, out, _ = netdsl("test", "n.net")
+    assert (code, out.count("\n")) == (1, 2)
+    code, out, _ = netdsl("test", "-v", "n.net")
+    assert code == 1
+    assert out.splitlines()[1:] == [
+        "     ok   params == 346: it is 346",
+        '     FAIL shape("a") == 5x4x5: it is 5x4x4',
+        '     ok   equal("a", "a"): they are the same',
+    ]
+    rows = json.loads(netdsl("test", "n.net", "--json")[1])["tests"][0]["expectations"]
+    assert [(r["found"], r["value"]) for r in rows] == [
+        ("it is 346", 346),
+        ("it is 5x4x4", [5, 4, 4]),
+        ("they are the same", 0),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -179,8 +179,8 @@ def test_batches_are_bounded_and_executors_few(
     sizes: list[int] = []
     run = forward._Compiled.run
 
-    def record(compiled: Any, images: Array) -> dict[str, Array]:
-        sizes.append(len(images))
+    def record(compiled: Any, images: dict[str, Array]) -> dict[str, Array]:
+        sizes.extend(map(len, images.values()))
         return run(compiled, images)
 
     monkeypatch.setattr(forward._Compiled, "run", record)
@@ -215,6 +215,34 @@ def test_a_net_of_two_inputs_says_what_it_is(tmp_path: Path) -> None:
     assert repr(net) == "<netdsl.Net a, 10 parameters>"
     with pytest.raises(package.NetError, match=r"has the inputs `left` \(4\), `right` \(4\)"):
         net(np.ones((1, 4)))
+
+
+def test_a_net_of_two_inputs_takes_each_by_its_name(tmp_path: Path) -> None:
+    text = "net a { left: input(4) ; right: input(4) ; both: add { left | right } -> fc(2) }"
+    (tmp_path / "a.net").write_text(text)
+    net = package.load(tmp_path / "a.net", device="reference")
+    a, b = np.arange(20.0).reshape(5, 4), np.ones((5, 4))
+    found = net.values({"left": a, "right": b}, ["both.add1", "left", "both"])
+    np.testing.assert_array_equal(found["both.add1"], a + b)
+    np.testing.assert_array_equal(found["left"], a)
+    np.testing.assert_array_equal(found["both"], net({"right": b, "left": a}))
+    for wrong, complaint in (
+        ({"left": a, "right": b[:3]}, "different numbers of images: `left` 5, `right` 3"),
+        ({"left": a, "right": b.astype(np.uint8)}, "some inputs are floats"),
+        ({"left": a}, "are `left`, `right`, not `left`"),
+    ):
+        with pytest.raises(package.NetError, match=complaint):
+            net(wrong)
+
+
+def test_the_seed_of_a_file_can_be_chosen_and_that_of_weights_cannot(folder: Path) -> None:
+    first, same, other = (
+        package.load(folder / "tiny.net", seed=n).weights["head.fc1.weight"] for n in (3, 3, 4)
+    )
+    assert (first == same).all()
+    assert (first != other).any()
+    with pytest.raises(package.NetError, match="`seed` draws weights"):
+        package.load(folder / "run", seed=3)
 
 
 def test_a_saved_net_is_a_checkpoint(
@@ -307,7 +335,8 @@ def test_the_axis_of_a_single_channel_may_be_left_out(tmp_path: Path) -> None:
         ([np.zeros((6, 6, 1), np.uint8)], "6x6x1, but the net takes"),
         ("nowhere.png", "there is no picture nowhere.png"),
         (["nowhere.png"], "there is no picture nowhere.png"),
-        ({"a": 1}, "dict"),
+        ({"a": 1}, "the inputs of `tiny` are `input`, not `a`"),
+        ({}, "are `input`, not none"),
         (np.full((1, 6, 6, 3), np.nan), "a score of image 0 is not a number"),
     ],
 )

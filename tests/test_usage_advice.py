@@ -26,7 +26,7 @@ NAMED = BARE + "train b { epochs = 2 }\n"
     ("args", "help"),
     [
         ("fit f.net", "write `netdsl train FILE`"),
-        ("run f.net", "write `netdsl train FILE`"),
+        ("run f.net", "for example: `netdsl run models"),
         ("validate f.net", "write `netdsl check FILE` or `netdsl eval WEIGHTS`"),
         ("build f.net", "write `netdsl compile FILE`"),
         ("help", "write `netdsl --help`"),

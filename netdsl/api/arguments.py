@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -27,6 +27,17 @@ def read_place(given: Any) -> str:
         help = '`at` is the path of one place, as in `net.places`: net(images, at="conv1")'
         raise fail(f"`at` is of type {type(given).__name__}", help=help)
     return given
+
+
+def read_places(given: Any) -> tuple[str, ...]:
+    """The paths of places in a net, each once. Raises NetError if they are not texts, or if there
+    are none."""
+    help = 'give paths, as in `net.places`: net.values(images, ["conv1", "head"])'
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise fail(f"`places` is of type {type(given).__name__}", help=help)
+    if not given:
+        raise fail("`places` names no place", help=help)
+    return tuple(dict.fromkeys(map(read_place, given)))
 
 
 def require_device(device: str) -> None:

@@ -10,7 +10,7 @@ from threading import Lock
 
 import numpy as np
 
-from netdsl.api.inputs import Inputs
+from netdsl.api.inputs import NetInputs
 from netdsl.backends import open_backend
 from netdsl.backends.base import Backend
 from netdsl.language.elaborate import elaborate
@@ -35,33 +35,32 @@ _COMPILE_LOCK = Lock()
 
 @dataclass(frozen=True)
 class Computation:
-    """What is computed: the value at a place, or without one `scores` and `probabilities`; from
-    floats or from bytes."""
+    """What is computed: the values at places by their paths, or without any `scores` and
+    `probabilities`; from floats or from bytes."""
 
-    at: str | None
+    places: tuple[str, ...]
     takes_floats: bool
 
     def build(self, network: Network, recipe: Recipe) -> Graph:
         """Raises NetError if there is no such place, or if the net gives no scores."""
-        if self.at is None:
+        if not self.places:
             return prediction_graph(network, recipe)
-        value = network.find_node(self.at).name
-        return Graph(network.graph.nodes, {"value": value}, name=network.name)
+        outputs = {place: network.find_node(place).name for place in self.places}
+        return Graph(network.graph.nodes, outputs, name=network.name)
 
 
 class _Compiled:
     """An executor that one thread runs at a time."""
 
-    def __init__(self, graph: Graph, image_input: str, backend: Backend, state: State) -> None:
+    def __init__(self, graph: Graph, backend: Backend, state: State) -> None:
         self._lock = Lock()
-        self._input = image_input
         self._executor = FoldedExecutor(prepare_inference(graph), backend, state)
         self._executor.refresh()
 
-    def run(self, images: Array) -> dict[str, Array]:
-        """The results as arrays of the caller's own."""
+    def run(self, images: Mapping[str, Array]) -> dict[str, Array]:
+        """The results for the images of each input, as arrays of the caller's own."""
         with self._lock:
-            found = self._executor.run({self._input: images})
+            found = self._executor.run(images)
             return {k: self._executor.backend.download(v) for k, v in found.items()}
 
 
@@ -103,9 +102,9 @@ class ForwardRunner:
     def _batch_limit(self) -> int:
         return self._net.find_batch_limit()
 
-    def run(self, inputs: Inputs, at: str | None = None) -> dict[str, Array]:
+    def run(self, inputs: NetInputs, places: tuple[str, ...] = ()) -> dict[str, Array]:
         """The results of all images by name, each [N,...]."""
-        computation = Computation(at, inputs.are_floats)
+        computation = Computation(places, inputs.are_floats)
         count = len(inputs)
         if count == 0:
             graph = computation.build(self._net.elaborate(1, inputs.are_floats), self._net.recipe)
@@ -114,9 +113,8 @@ class ForwardRunner:
         parts = []
         for start in range(0, count, limit):
             end = min(start + limit, count)
-            images, size = inputs.batch(start, end), _fit_size(end - start, limit)
-            if len(images) < size:
-                images = images[np.minimum(np.arange(size), len(images) - 1)]
+            size = _fit_size(end - start, limit)
+            images = {k: _pad_batch(v, size) for k, v in inputs.batch(start, end).items()}
             found = self._find_compiled(computation, size).run(images)
             parts.append({k: v[: end - start] for k, v in found.items()})
         if len(parts) == 1:
@@ -140,12 +138,19 @@ class ForwardRunner:
             graph = computation.build(network, self._net.recipe)
             if not self._state.arrays:
                 self._state.load(self._weights, network.graph.states, "the net")
-            return _Compiled(graph, network.image_input, self._backend, self._state)
+            return _Compiled(graph, self._backend, self._state)
 
 
 def _empty(graph: Graph, name: str) -> Array:
     of = graph[name].type
     return np.zeros((0, *of.shape[1:]), dtype_of(of.dtype))
+
+
+def _pad_batch(images: Array, size: int) -> Array:
+    """A batch of that size: the last image is repeated."""
+    if len(images) == size:
+        return images
+    return images[np.minimum(np.arange(size), len(images) - 1)]
 
 
 def _fit_size(count: int, limit: int) -> int:

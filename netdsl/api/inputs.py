@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,40 @@ class Inputs:
         if is_pillow_image(given):
             return self.prepare.fit(convert_image(given, channels)[None])
         return self.prepare.fit(_read_bytes(given, channels)[None])
+
+
+@dataclass(frozen=True)
+class NetInputs:
+    """What a net is given at each of its inputs, by the names of these: as many images each, all
+    as floats or all to be prepared."""
+
+    by_name: Mapping[str, Inputs]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.by_name.values())))
+
+    @property
+    def are_floats(self) -> bool:
+        return next(iter(self.by_name.values())).are_floats
+
+    def batch(self, start: int, end: int) -> dict[str, Array]:
+        """The images of each input from `start` up to `end`."""
+        return {name: inputs.batch(start, end) for name, inputs in self.by_name.items()}
+
+
+def combine_inputs(by_name: Mapping[str, Inputs]) -> NetInputs:
+    """The inputs of a net. Raises NetError if they do not have as many images each, or if some are
+    floats and some are not."""
+    counts = {name: len(inputs) for name, inputs in by_name.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"`{name}` {count:,}" for name, count in counts.items())
+        raise fail(f"the inputs have different numbers of images: {listed}")
+    if len({x.are_floats for x in by_name.values()}) > 1:
+        raise fail(
+            "some inputs are floats, used as they are, and some are pictures",
+            help="give all inputs as floats or all as pictures",
+        )
+    return NetInputs(by_name)
 
 
 def read_inputs(given: Any, shape: tuple[int, ...], prepare: Preprocessing) -> Inputs:

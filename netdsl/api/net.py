@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,20 +12,30 @@ from typing import Any
 
 import networkx as nx
 
-from netdsl.api.arguments import read_path, read_place, require_device
+from netdsl.api.arguments import read_path, read_place, read_places, require_device
 from netdsl.api.forward import ForwardRunner, NetOfRecipe
-from netdsl.api.inputs import Inputs, read_inputs
+from netdsl.api.inputs import NetInputs, combine_inputs, read_inputs
 from netdsl.api.prediction import Prediction, check_numbers, make_predictions
+from netdsl.backends import open_backend
+from netdsl.data.preprocessing import Preprocessing
 from netdsl.errors import fail
 from netdsl.file_io import split_file_and_name
+from netdsl.inference import Predictor
+from netdsl.insight.attribution import (
+    DEFAULT_STEPS,
+    GradCam,
+    Saliency,
+    compute_grad_cam,
+    compute_saliency,
+)
 from netdsl.insight.compile_target import CompileTarget, build_unoptimized_graph, prepare_target
 from netdsl.insight.summary import LayerRow, summarise
 from netdsl.ir.export import to_networkx
 from netdsl.language.format import format_file
 from netdsl.language.parse import parse
-from netdsl.language.program import build_program, load_program, reject_read
+from netdsl.language.program import Program, build_program, load_program, reject_read
 from netdsl.runtime.state import draw_initial_value
-from netdsl.training.checks import check_class_scores, evaluation_transform, has_scores
+from netdsl.training.checks import check_class_scores, has_scores
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import recipe_of_net, recipe_of_weights, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import resolve_file, resolve_net_file
@@ -99,6 +109,11 @@ class Net:
         return has_label_probabilities(self._network, self._source.recipe)
 
     @property
+    def seed(self) -> int | None:
+        """The seed from which random weights are drawn; None for weights that were given."""
+        return self._source.recipe.seed if self._given.weights is None else None
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """The metrics of the epoch that the weights are from; empty for random weights."""
         return dict(self._given.metrics)
@@ -118,6 +133,16 @@ class Net:
         """The shape of one image: height, width, channels. Raises NetError if the net has several
         inputs."""
         return self._network.image_shape
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of one image at each input, by the name of the input."""
+        return {n.name: n.type.shape[1:] for n in self._network.sample_inputs}
+
+    @property
+    def output_place(self) -> str:
+        """The place that gives the net's own value."""
+        return self._network.output_paths["main"]
 
     @cached_property
     def layers(self) -> tuple[LayerRow, ...]:
@@ -164,14 +189,21 @@ class Net:
     def __call__(self, images: Any, at: str | None = None) -> Array:
         """The scores of images, [N, classes], or the value at a place of the net, [N,H,W,C] or
         [N,C]; places are the paths that `netdsl summary` shows. A net that gives images has no
-        scores, so its own value is that at its last place. Images are those of `predict`. Raises
-        NetError if there is no such place."""
-        inputs = self._inputs(images)
+        scores, so its own value is that at its last place. Images are those of `predict`; a net
+        with several inputs takes a dict with the images of each by its name. Raises NetError if
+        there is no such place."""
         if at is None and has_scores(self._network):
-            return self._runner.run(inputs)["scores"]
-        place = self._network.output_paths["main"] if at is None else read_place(at)
-        self._network.find_node(place)
-        return self._runner.run(inputs, place)["value"]
+            return self._runner.run(self._inputs(images))["scores"]
+        place = self.output_place if at is None else read_place(at)
+        return self.values(images, (place,))[place]
+
+    def values(self, images: Any, places: Sequence[str]) -> dict[str, Array]:
+        """The values at several places, computed together: arrays [N,H,W,C] or [N,C] by place.
+        Images are those of a call. Raises NetError if there is no such place."""
+        chosen = read_places(places)
+        for place in chosen:
+            self._network.find_node(place)
+        return self._runner.run(self._inputs(images), chosen)
 
     def predict(self, images: Any) -> list[Prediction]:
         """The most likely class of each image, or its labels.
@@ -190,15 +222,67 @@ class Net:
         row is 1, unless the net `is_multi_label`. Raises NetError as `predict` does."""
         return self._score(images)["probabilities"]
 
+    def saliency(
+        self,
+        image: Any,
+        class_name: str | int | None = None,
+        steps: int = DEFAULT_STEPS,
+        baseline: float = 0.0,
+    ) -> Saliency:
+        """How much each value of a picture adds to the score of a class, by default the most likely
+        one: integrated gradients, as `netdsl saliency` draws them. `baseline` is the grey level,
+        from 0 to 255, of the picture that it is compared with. Raises NetError for anything but one
+        picture, and if there is no such class."""
+        picture, wanted = self._picture(image), _format_class(class_name)
+        return compute_saliency(self._predictor, picture, wanted, steps, baseline)
+
+    def grad_cam(
+        self, image: Any, at: str | None = None, class_name: str | int | None = None
+    ) -> GradCam:
+        """Where in a picture the maps of a place, by default the last one with maps, speak for a
+        class, by default the most likely one: Grad-CAM, as `netdsl gradcam` draws it. Raises
+        NetError as `saliency` does, and if the place has no maps."""
+        picture, wanted = self._picture(image), _format_class(class_name)
+        place = None if at is None else read_place(at)
+        return compute_grad_cam(self._predictor, picture, place, wanted)
+
+    def _picture(self, image: Any) -> Array:
+        """One picture, [1,H,W,C], as the net takes it. Raises NetError if it is none."""
+        inputs = self._inputs(image)
+        if inputs.are_floats:
+            raise fail("floats are not pictures", help="give a path, a Pillow image or uint8")
+        if len(inputs) != 1:
+            raise fail(f"one picture is explained at a time, and {len(inputs):,} were given")
+        return inputs.batch(0, 1)[self._network.image_input]
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        saved = Checkpoint(self.weights, self.text, self.classes, self.metrics, progress={})
+        return Predictor(saved, open_backend(self._device))
+
     def _score(self, images: Any) -> dict[str, Array]:
         check_class_scores(self._network, self._source.recipe, self.classes, self._given.origin)
         found = self._runner.run(self._inputs(images))
         check_numbers(found["scores"])
         return found
 
-    def _inputs(self, images: Any) -> Inputs:
-        prepare = evaluation_transform(self._network, self._source.recipe.data)
-        return read_inputs(images, self.input_shape, prepare)
+    def _inputs(self, images: Any) -> NetInputs:
+        shapes, transform = self.input_shapes, self._source.recipe.data.eval_transform
+        if not isinstance(images, Mapping):
+            if len(shapes) > 1:
+                listed = ", ".join(self._network.described_inputs)
+                help = "give each by its name: net({" + ", ".join(f'"{x}": ...' for x in shapes)
+                raise fail(f"`{self.name}` has the inputs {listed}", help=help + "})")
+            images = {next(iter(shapes)): images}
+        if images.keys() != shapes.keys():
+            given, wanted = (", ".join(f"`{x}`" for x in names) for names in (images, shapes))
+            raise fail(f"the inputs of `{self.name}` are {wanted}, not {given or 'none'}")
+        return combine_inputs(
+            {
+                name: read_inputs(images[name], shape, Preprocessing(transform, shape))
+                for name, shape in shapes.items()
+            }
+        )
 
     @cached_property
     def _runner(self) -> ForwardRunner:
@@ -225,21 +309,34 @@ class Net:
         return to_networkx(build_unoptimized_graph(self._source.program, target))
 
 
-def load(place: str | os.PathLike[str], device: str = "auto") -> Net:
+def load(place: str | os.PathLike[str], device: str = "auto", seed: int | None = None) -> Net:
     """A net: from a run directory its best weights, from a checkpoint (`.safetensors`) its own,
-    from a .net file (`FILE` or `FILE:NAME`, a net or recipe) random ones, drawn from the seed of
-    the recipe. `device` is that of `--device`.
+    from a .net file (`FILE` or `FILE:NAME`, a net or recipe) random ones, drawn from `seed`, by
+    default that of the recipe. `device` is that of `--device`.
 
-    Raises NetError if there is no such net, if it has errors, or if the file is damaged."""
+    Raises NetError if there is no such net, if it has errors, if the file is damaged, or if a seed
+    is given for a checkpoint."""
     given = read_path(place, "place", "give a run directory, a checkpoint or a .net file")
     require_device(device)
     path = Path(given)
     if path.suffix == ".onnx":
         help = "`netdsl import x.onnx -o x.net --weights x.safetensors` converts it"
         raise fail(f"{path} is an ONNX file", help=help)
-    if path.suffix == SUFFIX or path.is_dir():
+    if has_weights(path):
+        if seed is not None:
+            raise fail(f"`seed` draws weights, and {path} has its own", help="leave out `seed`")
         return _load_checkpoint(path, device)
-    return _load_file(given, device)
+    file, name = split_file_and_name(given)
+    return net_of_program(load_program(file), name, device, seed)
+
+
+def has_weights(path: Path) -> bool:
+    """Whether a path is to be read as a checkpoint or a run directory, not as a .net file."""
+    return path.suffix == SUFFIX or path.is_dir()
+
+
+def _format_class(class_name: Any) -> str | None:
+    return None if class_name is None else str(class_name)
 
 
 def _load_checkpoint(path: Path, device: str) -> Net:
@@ -251,13 +348,15 @@ def _load_checkpoint(path: Path, device: str) -> Net:
     return Net(NetOfRecipe(program, recipe), None, device, given)
 
 
-def _load_file(place: str, device: str) -> Net:
-    path, name = split_file_and_name(place)
-    program = load_program(path)
+def net_of_program(program: Program, name: str | None, device: str, seed: int | None = None) -> Net:
+    """The net of that name, or that the recipe of that name trains, with random weights from
+    `seed`, by default that of the recipe. Raises NetError if there is no such net."""
     if program.has_recipe(name):
         recipe = resolve_recipe(program, name)
     else:
         recipe = recipe_of_net(program, program.resolve_net_name(name))
+    if seed is not None:
+        recipe = replace(recipe, seed=seed)
     given = Given(None, recipe.data.source.record.classes or ())
     return Net(NetOfRecipe(program, recipe), name, device, given)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from netdsl.cli import (
+    attribution,
     compiler,
     diff,
     export_command,
@@ -11,6 +12,7 @@ from netdsl.cli import (
     plot_command,
     prediction,
     report_command,
+    run_command,
     sweep_command,
     time_command,
     train,
@@ -20,6 +22,7 @@ from netdsl.cli.app import app, main
 
 __all__ = [
     "app",
+    "attribution",
     "compiler",
     "diff",
     "export_command",
@@ -29,6 +32,7 @@ __all__ = [
     "plot_command",
     "prediction",
     "report_command",
+    "run_command",
     "sweep_command",
     "time_command",
     "train",

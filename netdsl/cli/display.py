@@ -19,13 +19,17 @@ if TYPE_CHECKING:
     from netdsl.training.run.overfit import OverfitResult
 
 
-def show_test_result(path: str, result: TestResult) -> None:
+def show_test_result(path: str, result: TestResult, is_verbose: bool) -> None:
+    """Prints the result of a test: what was found for those that fail, or if `is_verbose` for
+    each expectation."""
     verdict = "ok  " if result.ok else "FAIL"
     n = len(result.outcomes)
     echo(f"{verdict} {path}:{result.name}  {n} expectation{'s' * (n != 1)}")
     for o in result.outcomes:
-        if not o.ok:
-            echo(f"     {o.text}: {o.found or 'it does not hold'}")
+        if is_verbose:
+            echo(f"     {'ok  ' if o.ok else 'FAIL'} {o.text}: {o.found}")
+        elif not o.ok:
+            echo(f"     {o.text}: {o.found}")
     for accuracy in result.published_accuracies:
         shares = (f"{k.replace('top', 'top-')} {v:.2%}" for k, v in accuracy.shares.items())
         conditions = accuracy.describe_conditions()

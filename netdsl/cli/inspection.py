@@ -150,6 +150,9 @@ def test(
             help="Files or folders; default: all .net files below the working directory.",
         ),
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Print what was found for each expectation.")
+    ] = False,
     shrink: ShrinkOption = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -164,7 +167,7 @@ def test(
         for result in _run_tests(path, shrink, errors):
             results.append(result)
             if not as_json:
-                show_test_result(path, result)
+                show_test_result(path, result, verbose)
     failed = sum(not result.ok for result in results)
     for error in errors:
         print_error(error)

@@ -14,7 +14,6 @@ Commands = Mapping[str, Any]
 
 _OTHER_NAMES = {
     "fit": "train FILE",
-    "run": "train FILE",
     "finetune": "train FILE",
     "resume": "train --resume DIR",
     "validate": "check FILE` or `netdsl eval WEIGHTS",

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import OK, DeviceOption, JsonOption, app, echo, echo_stderr, print_json
+from netdsl.cli.app import (
+    OK,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    app,
+    echo,
+    echo_stderr,
+    print_json,
+)
 from netdsl.cli.prediction import WeightsArgument
 from netdsl.cli.progress import show_progress
 from netdsl.errors import fail
+from netdsl.text_escaping import escape_line
 from netdsl.types import dims
 
 if TYPE_CHECKING:
+    from netdsl.insight.features.filters import FilterPage, ScaleKind
+    from netdsl.insight.features.sheets import FeatureRow
     from netdsl.types import Array
 
 OutOption = Annotated[Path, typer.Option("-o", "--out", metavar="FILE.png", help="The picture.")]
-LayerArgument = Annotated[
-    str, typer.Argument(metavar="LAYER", help="A path, as `netdsl summary` prints it.")
+ScaleOption = Annotated[
+    str,
+    typer.Option(
+        "--scale",
+        metavar="filter|layer",
+        help="Scale colours to the values of each filter or map, or to those of the whole layer.",
+    ),
 ]
 MAX_CHANNELS = 16
+STRONGEST = 4
+"""Images of a data set that are shown beside a feature."""
 
 
 @app.command()
@@ -28,71 +48,120 @@ def filters(
     weights: WeightsArgument,
     out: OutOption,
     layer: Annotated[
-        str | None, typer.Argument(metavar="[LAYER]", help="A convolution; default: the first one.")
+        str | None,
+        typer.Argument(metavar="[LAYER]", help="A layer with weights; default: the first one."),
     ] = None,
+    scale: ScaleOption = "filter",
+    page: Annotated[
+        int, typer.Option(min=1, help="Which page, if the filters do not fit on one.")
+    ] = 1,
     as_json: JsonOption = False,
 ) -> int:
-    """Draw the filters of a convolution; middle grey is zero.
+    """Draw all filters of a layer: in colour if they have three channels, otherwise a map for each
+    channel, blue where a weight is negative and red where it is positive.
 
     Example: netdsl filters runs/cifar-1/best.safetensors -o filters.png
     """
     from netdsl.backends import open_backend
     from netdsl.inference import Predictor
-    from netdsl.insight.filters import (
-        compute_weights,
-        count_drawn_filters,
-        find_convolution,
+    from netdsl.insight.features.filters import (
+        compute_filters,
+        find_filters,
+        find_page,
         render_filters,
     )
 
     _check_output(out, weights)
+    kind = _read_scale(scale)
     trained = Predictor(weights, open_backend("reference"))
     network = trained.network(trained.recipe.settings(training=False, batch=1))
-    found = find_convolution(network, layer)
-    values = compute_weights(network, found, trained.state.snapshot())
-    _write_picture(out, render_filters(values))
-    shape, (count, channels) = values.shape, count_drawn_filters(values)
+    found = find_filters(network, layer)
+    values = compute_filters(network, found, trained.state.snapshot())
+    shown = find_page(values, page)
+    _write_picture(out, render_filters(values, shown, kind))
     if as_json:
-        fields = {"layer": found.path, "shape": list(shape), "drawn": [count, channels]}
-        print_json({"picture": str(out), **fields})
+        fields = {"layer": found.path, "shape": list(values.shape), "scale": kind}
+        part = {"filters": list(shown.filters), "channels": list(shown.channels)}
+        largest = float(abs(values).max())
+        pages = {"page": shown.page, "pages": shown.pages}
+        print_json({"picture": str(out), **fields, "largest": largest, **pages, **part})
     else:
-        filter_note = _format_count(count, shape[0], "filters")
-        line = f"{out}: `{found.path}`, {filter_note} of {dims(shape[1:])}"
-        channel_note = f", {_format_count(channels, shape[3], 'channels')} of each"
-        echo(line + channel_note * (channels < shape[3]))
+        what = f"{values.shape[0]} filters of {dims(values.shape[1:])}"
+        limits = f"{values.min():.3g} to {values.max():.3g}"
+        echo(f"{out}: `{found.path}`, {what}, {limits}{_describe_page(shown)}")
     return OK
 
 
-def _format_count(drawn: int, total: int, noun: str) -> str:
-    """How many are drawn, and of how many if not all."""
-    return f"{total} {noun}" if drawn == total else f"the first {drawn} of {total} {noun}"
+def _describe_page(page: FilterPage) -> str:
+    """What is on the page, if that is not everything."""
+    if page.pages == 1:
+        return ""
+    (first, last), (left, right) = page.filters, page.channels
+    part = f"filters {first} to {last - 1}, channels {left} to {right - 1}"
+    return f"; page {page.page} of {page.pages} (`--page`): {part}"
+
+
+def _read_scale(scale: str) -> ScaleKind:
+    if scale == "filter":
+        return "filter"
+    if scale == "layer":
+        return "layer"
+    raise fail(f"`--scale {scale}` is neither `filter` nor `layer`")
 
 
 @app.command()
 def activations(
     weights: WeightsArgument,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture file.")],
-    layer: LayerArgument,
+    layers: Annotated[
+        list[str],
+        typer.Argument(metavar="LAYER...", help="Paths, as `netdsl summary` prints them."),
+    ],
     out: OutOption,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, max=10**6, help="Only the N maps with the largest values, in order."),
+    ] = None,
+    scale: ScaleOption = "filter",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Draw the output of a layer for a picture, one map per channel.
+    """Draw the output of layers for a picture, one map per channel, beside the picture. The numbers
+    are the channel and the range of its values.
 
-    Example: netdsl activations runs/cifar-1/best.safetensors frog.png s1 -o maps.png
+    Example: netdsl activations runs/cifar-1/best.safetensors frog.png s1 s2 --top 12 -o maps.png
     """
     from netdsl.backends import open_backend
     from netdsl.inference import Predictor
-    from netdsl.insight.feature_maps import compute_feature_maps, render_feature_maps
+    from netdsl.insight.features.feature_maps import compute_feature_maps, render_feature_maps
 
     _check_output(out, weights, image)
-    maps = compute_feature_maps(Predictor(weights, open_backend(device)), image, layer)
-    _write_picture(out, render_feature_maps(maps))
-    height, width, count = maps.shape
+    kind = _read_scale(scale)
+    picture, found = compute_feature_maps(Predictor(weights, open_backend(device)), image, layers)
+    _write_picture(out, render_feature_maps(picture, found, top, kind))
     if as_json:
-        print_json({"picture": str(out), "layer": layer, "shape": list(maps.shape)})
+        described = [
+            {
+                "layer": f.place,
+                "shape": list(f.maps.shape),
+                "maps": [
+                    {
+                        "channel": c,
+                        "low": float(f.maps[..., c].min()),
+                        "high": float(f.maps[..., c].max()),
+                    }
+                    for c in f.strongest(top)
+                ],
+            }
+            for f in found
+        ]
+        print_json({"picture": str(out), "layers": described})
     else:
-        echo(f"{out}: `{layer}`, {count} maps of {height}x{width}")
+        for f in found:
+            height, width, count = f.maps.shape
+            chosen = len(f.strongest(top))
+            ranked = f", the {chosen} strongest" if chosen < count else ""
+            echo(f"{out}: `{f.place}`, {count} maps of {height}x{width}{ranked}")
     return OK
 
 
@@ -102,59 +171,95 @@ def visualize(
     place: Annotated[
         str,
         typer.Argument(
-            metavar="LAYER[:CHANNEL]",
-            help=f"A layer (its first {MAX_CHANNELS} channels), or one of its channels.",
+            metavar="LAYER[:CHANNEL,...]",
+            help=f"A layer (its first {MAX_CHANNELS} channels), or some of its channels; for the "
+            "last layer, names of classes too.",
         ),
     ],
     out: OutOption,
-    steps: Annotated[int, typer.Option(min=1, max=100_000, help="Steps of gradient ascent.")] = 200,
+    neuron: Annotated[
+        bool,
+        typer.Option("--neuron", help="Maximise the value at the centre, not the mean of the map."),
+    ] = False,
+    diversity: Annotated[
+        int, typer.Option(min=1, max=16, help="So many different pictures for each channel.")
+    ] = 1,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|run",
+            help="Show the strongest images of a folder, or of the run's own data, beside each.",
+        ),
+    ] = None,
+    data: DataOption = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, max=1024, help="Side of the pictures in pixels; default: the net's."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, max=100_000, help="Steps of gradient ascent.")] = 256,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**31 - 1, help="Seed of the noise and jitter.")
+        int, typer.Option(min=0, max=2**31 - 1, help="Seed of the noise and the movements.")
     ] = 1,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Draw pictures that activate channels of a layer most, found by gradient ascent.
+    """Draw pictures that activate channels of a layer most, found by gradient ascent (Olah et al.
+    2017). Dead channels are named and left out.
 
-    Example: netdsl visualize runs/cifar-1/best.safetensors s3.cbr1:5 -o feature.png
+    Example: netdsl visualize runs/cifar-1/best.safetensors s3.cbr1:5,7 -o features.png
     """
     from netdsl.backends import open_backend
     from netdsl.inference import Predictor
-    from netdsl.insight.feature_visualization import AscentSettings, visualize_channels
-    from netdsl.insight.image_grid import make_grid, scale_to_range
+    from netdsl.insight.features.ascent import AscentSettings
+    from netdsl.insight.features.feature_search import FeatureQuery, FeatureSearch
+    from netdsl.insight.features.sheets import render_features
 
     _check_output(out, weights)
-    layer, channel = _split_channel(place)
-    with show_progress("compiling, and following the gradient"):
+    layer, _, channels = place.partition(":")
+    if place.endswith(":"):
+        raise fail(f"`{place}` names no channel", help=f"give integers from 0 up: `{layer}:0,1`")
+    with show_progress("reading weights") as display:
         trained = Predictor(weights, open_backend(device))
-        channels, found = visualize_channels(
-            trained, layer, channel, MAX_CHANNELS, AscentSettings(steps=steps, seed=seed)
+        search = FeatureSearch(
+            trained,
+            FeatureQuery(layer, channels or None, MAX_CHANNELS, neuron, diversity, size),
+            AscentSettings(steps=steps, seed=seed),
+            display.on_phase,
         )
-    _write_picture(out, make_grid(scale_to_range(found.pictures)))
-    rows = list(zip(channels, found.initial_activations, found.final_activations, strict=True))
+        found = search.run() if dataset is None else search.run_beside(dataset, data, STRONGEST)
+    if found.dead:
+        echo_stderr(_describe_dead(layer, found.dead, dataset))
+    if not found.rows:
+        raise fail("no picture can be drawn", help="choose other channels, or another layer")
+    _write_picture(out, render_features(found.rows))
     if as_json:
-        channel_rows = [{"channel": c, "before": b, "after": a} for c, b, a in rows]
-        print_json({"picture": str(out), "layer": layer, "channels": channel_rows})
+        channel_rows = [row.as_json() for row in found.rows]
+        about = {"picture": str(out), "layer": layer, "channels": channel_rows}
+        print_json({**about, "dead": list(found.dead)})
     else:
-        for c, before, after in rows:
-            echo(f"{layer}:{c}  activation {before:.4g} -> {after:.4g}")
-        echo(f"{out}: {len(rows)} pictures")
-    unchanged = [str(c) for c, before, after in rows if not after > before]
-    if unchanged:
-        echo_stderr(
-            f"there is no gradient to follow for {layer}:{', '.join(unchanged)}; "
-            "the place before its ReLU may have one"
-        )
+        for row in found.rows:
+            echo(escape_line(f"{row.name}  {_describe_row(row)}"))
+        echo(f"{out}: {sum(len(row.feature.pictures) for row in found.rows)} pictures")
     return OK
 
 
-def _split_channel(place: str) -> tuple[str, int | None]:
-    layer, colon, channel = place.partition(":")
-    if not colon:
-        return layer, None
-    if not channel.isdecimal():
-        raise fail(f"`{channel}` is not a channel", help=f"give an integer from 0 up: `{layer}:0`")
-    return layer, int(channel)
+def _describe_dead(layer: str, dead: Sequence[int], dataset: str | None) -> str:
+    where = "the images of the data set" if dataset else "noise, and no gradient leads away from it"
+    channels = ",".join(map(str, dead))
+    return f"dead channels are left out: {layer}:{channels} (the same value for {where})"
+
+
+def _describe_row(row: FeatureRow) -> str:
+    climbs = zip(row.feature.before, row.feature.after, strict=True)
+    text = "activation " + ", ".join(f"{b:.4g} -> {a:.4g}" for b, a in climbs)
+    if row.images is None:
+        return text
+    peaks = ", ".join(f"{p:.4g}" for p in row.feature.peaks)
+    images = row.images
+    return (
+        f"{text}; peak {peaks}; peaks of {images.count:,} images: 99.9th percentile "
+        f"{images.percentile:.4g}, largest {images.peaks[0]:.4g}"
+    )
 
 
 def _check_output(out: Path, *inputs: Path) -> None:

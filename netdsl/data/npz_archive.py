@@ -3,9 +3,7 @@ in the file is evaluated."""
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import zipfile
 import zlib
 from collections import Counter
@@ -19,6 +17,7 @@ import numpy as np
 
 from netdsl.data.array_advice import advise_object_type
 from netdsl.data.memory_limits import check_memory, read_exactly
+from netdsl.data.npy import SUFFIX, HeaderError, NpyHeader, read_header
 from netdsl.errors import NetError, fail
 from netdsl.file_io import open_regular_file
 from netdsl.text_escaping import escape_line
@@ -30,14 +29,20 @@ class NpzMember:
     """An array in the file, of which only the header has been read."""
 
     name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    is_fortran_order: bool
+    header: NpyHeader
     info: zipfile.ZipInfo
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return self.header.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.header.dtype
+
+    @property
     def size(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.header.size
 
 
 class _BoundedReader:
@@ -73,14 +78,14 @@ class NpzArchive:
 
     def names(self) -> list[str]:
         """The names of all arrays."""
-        return [name.removesuffix(_SUFFIX) for name in self.files() if name.endswith(_SUFFIX)]
+        return [name.removesuffix(SUFFIX) for name in self.files() if name.endswith(SUFFIX)]
 
     def members(
         self, names: list[str] | tuple[str, ...], texts: tuple[str, ...] = ()
     ) -> dict[str, NpzMember]:
         """The headers of those of the arrays that the file holds. Raises NetError unless they are
         numeric arrays as NumPy writes them, or those in `texts` arrays of text, each once."""
-        wanted = {f"{name}{_SUFFIX}": name for name in names}
+        wanted = {f"{name}{SUFFIX}": name for name in names}
         entries = [i for i in self._zip.infolist() if i.filename in wanted]
         for file, count in Counter(i.filename for i in entries).items():
             if count > 1:
@@ -107,8 +112,8 @@ class NpzArchive:
             message = f"{shown} is compressed by {method}, which NumPy does not write"
             raise fail(message, help="np.savez_compressed(FILE, NAME=ARRAY, ...) compresses")
         with self._zip.open(info) as f:
-            shape, dtype, is_fortran_order = self._read_header(f, name)
-        found = NpzMember(name, shape, dtype, is_fortran_order, info)
+            found = NpzMember(name, self._read_header(f, name), info)
+        dtype = found.dtype
         if dtype.hasobject or dtype.kind not in kinds:
             noun = "text" if kinds == "U" else "numbers"
             held = "Python objects, a pickle, which is never read" if dtype.hasobject else dtype
@@ -118,23 +123,12 @@ class NpzArchive:
             raise fail(f"{shown} claims to have {found.size:,} bytes; it is damaged")
         return found
 
-    def _read_header(self, f: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-        """Shape, type and order of an array. Accepts only the form of header that NumPy writes, and
-        does not evaluate it."""
-        preamble = f.read(8)
-        if preamble[:6] != _MAGIC or preamble[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
-            raise self._damage_error(f"`{escape_line(name)}` does not start like an array")
-        length = int.from_bytes(f.read(2 if preamble[6] == 1 else 4), "little")
-        text = f.read(length) if length <= _MAX_HEADER else b""
-        found = _HEADER.fullmatch(text.decode("latin-1"))
-        if found is None:
-            excerpt = ascii(text[:60].decode("latin-1"))
-            raise self._damage_error(
-                f"the header of `{escape_line(name)}` is {excerpt}, not that of a plain numeric "
-                "array"
-            )
-        shape = tuple(int(n.strip().rstrip("L")) for n in found[3].split(",") if n.strip())
-        return shape, np.dtype(found[1]), found[2] == "True"
+    def _read_header(self, f: IO[bytes], name: str) -> NpyHeader:
+        """Shape, type and order of an array."""
+        try:
+            return read_header(f)
+        except HeaderError as e:
+            raise self._damage_error(f"`{escape_line(name)}` {e}") from None
 
     def _damage_error(self, reason: str) -> NetError:
         return _make_damage_error(self.path, reason, self.save_help)
@@ -150,11 +144,9 @@ class NpzArchive:
                     f"`{name}` in {self.path} does not have the {size} that its header declares"
                 )
                 raise fail(message)
-        order = "F" if member.is_fortran_order else "C"
-        return content.view(member.dtype).reshape(member.shape, order=order)
+        return member.header.shape_values(content)
 
 
-_SUFFIX = ".npy"
 _COMPRESSION_NAMES = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA"}
 _ARCHIVE_ERRORS = (
     OSError,
@@ -166,12 +158,6 @@ _ARCHIVE_ERRORS = (
     TypeError,
 )
 """What `zipfile` raises for a damaged archive besides its own errors."""
-_MAGIC = b"\x93NUMPY"
-_MAX_HEADER = 10_000
-_HEADER = re.compile(
-    r"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), 'shape': "
-    r"\(((?:\d{1,19}L?, ?)*(?:\d{1,19}L?)?)\), *\} *\n?"
-)
 
 
 @contextmanager

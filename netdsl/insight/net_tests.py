@@ -38,11 +38,15 @@ RELATIVE_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class ExpectationOutcome:
-    """One expectation: as written, whether it holds, and what was found if it does not."""
+    """One expectation: as written, whether it holds, and what was found, as a sentence and as a
+    value: a number, or the dimensions of a shape. The value is the left side of a comparison, the
+    largest difference for `equal` (NaN if it compares nothing), and the largest error for
+    `gradients` (None if there are none, or if the net cannot be shrunk)."""
 
     text: str
     ok: bool
-    found: str = ""
+    found: str
+    value: float | tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -186,14 +190,11 @@ def run_shrunk_test(program: Program, test: s.Test, factor: int) -> TestResult:
     that cannot be shrunk fails."""
     name = program.resolve_net_name(test.net, test.span, CHOICE_OF_TEST)
     try:
-        failures = _describe_failures(gradcheck(program, name, shrink=factor))
+        outcome = _judge_gradients("gradients", gradcheck(program, name, shrink=factor))
     except ShrinkError as e:
-        failures = f"it cannot be shrunk by {factor}: {e.diagnostics[0].message}"
-    return TestResult(
-        name,
-        (ExpectationOutcome("gradients", not failures, failures),),
-        read_published_accuracies(program, test),
-    )
+        failure = f"it cannot be shrunk by {factor}: {e.diagnostics[0].message}"
+        outcome = ExpectationOutcome("gradients", False, failure, None)
+    return TestResult(name, (outcome,), read_published_accuracies(program, test))
 
 
 def _evaluate_test(program: Program, test: s.Test, budget: Budget, is_dry_run: bool) -> TestResult:
@@ -251,17 +252,19 @@ _GRADCHECK_RUNS = 20
 
 def _check_gradients(context: QueryContext, e: s.Expression) -> ExpectationOutcome:
     context.spend(GRADCHECK_SETTINGS.batch, times=_GRADCHECK_RUNS)
-    failures = (
-        ""
-        if context.is_dry_run
-        else _describe_failures(gradcheck(context.program, context.network.name))
-    )
-    return ExpectationOutcome(expression_text(e), not failures, failures)
+    checks = () if context.is_dry_run else gradcheck(context.program, context.network.name)
+    return _judge_gradients(expression_text(e), checks)
 
 
-def _describe_failures(rows: Iterable[LayerCheck]) -> str:
-    """The layers with wrong gradients, and their errors."""
-    return ", ".join(f"{x.name} off by {x.error:.1e}" for x in rows if not x.ok)
+def _judge_gradients(text: str, checks: Iterable[LayerCheck]) -> ExpectationOutcome:
+    """Whether all gradients are right: the layers with wrong ones, else the largest error."""
+    rows = tuple(checks)
+    if not rows:
+        return ExpectationOutcome(text, True, "nothing in it has a gradient", None)
+    worst = max(rows, key=lambda x: x.error)
+    failures = ", ".join(f"{x.name} off by {x.error:.1e}" for x in rows if not x.ok)
+    found = failures or f"the largest error is {worst.error:.1e}, of {worst.name}"
+    return ExpectationOutcome(text, not failures, found, worst.error)
 
 
 def _check_equality(
@@ -278,10 +281,11 @@ def _check_equality(
             help="both places must have the same shape; `slice` takes a part",
         )
     error = context.run_trial(trial.max_difference, *places, training=bound["training"])
+    text = expression_text(e)
     if math.isnan(error):
-        return ExpectationOutcome(expression_text(e), False, "both are zero or NaN everywhere")
-    found = f"they differ by {error:.1e} of the largest value"
-    return ExpectationOutcome(expression_text(e), (error <= bound["within"]) != is_negated, found)
+        return ExpectationOutcome(text, False, "both are zero or NaN everywhere", error)
+    found = f"they differ by {error:.1e} of the largest value" if error else "they are the same"
+    return ExpectationOutcome(text, (error <= bound["within"]) != is_negated, found, error)
 
 
 def _check_comparison(context: QueryContext, e: s.NaryExpr) -> ExpectationOutcome:
@@ -292,8 +296,10 @@ def _check_comparison(context: QueryContext, e: s.NaryExpr) -> ExpectationOutcom
         ok = _COMPARISONS[op](a, b)
     except TypeError:
         raise fail(f"`{text}` compares values of different kinds", e.span) from None
-    found = "" if ok else f"it is {_format_value(a)}"
-    return ExpectationOutcome(text, ok, found)
+    found = f"it is {_format_value(a)}"
+    if not isinstance(right, s.NumberLiteral | s.SizeLiteral):
+        found += f", the other side {_format_value(b)}"
+    return ExpectationOutcome(text, ok, found, a)
 
 
 def _evaluate_operand(context: QueryContext, e: s.Expression) -> Any:

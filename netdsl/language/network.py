@@ -87,24 +87,25 @@ class Network:
     @cached_property
     def described_inputs(self) -> tuple[str, ...]:
         """The inputs, without labels, as names and shapes of one sample."""
-        return tuple(f"`{n.name}` ({dims(n.type.shape[1:])})" for n in self._sample_inputs)
+        return tuple(f"`{n.name}` ({dims(n.type.shape[1:])})" for n in self.sample_inputs)
 
     @cached_property
     def image_input(self) -> str:
         """The name of the single image input. Raises NetError if there is not exactly one."""
-        images = self._sample_inputs
+        images = self.sample_inputs
         if len(images) != 1:
             names = ", ".join(self.described_inputs)
             raise fail(
                 f"`{self.name}` has the inputs {names}; training and prediction take nets of one "
                 "image",
-                help="`netdsl export --raw` writes weights of such a net as an ONNX model, which "
-                "takes all inputs",
+                help="`netdsl run` computes such a net, with `--input NAME=FILE` for each input, "
+                "and `netdsl export --raw` writes its weights as an ONNX model",
             )
         return images[0].name
 
     @property
-    def _sample_inputs(self) -> tuple[Node, ...]:
+    def sample_inputs(self) -> tuple[Node, ...]:
+        """The inputs that hold one value for each image of a batch."""
         return tuple(n for n in self.graph.inputs if n.type.rank > 1)
 
     @property

@@ -38,7 +38,8 @@ def shrink_settings(divisor: int | None, shrink_images: bool = True) -> ShrinkSe
 class Settings:
     """How to elaborate a net. `prepare` converts the data (of type `input_dtype`) to the network's
     input; its nodes become part of the graph. `frozen_globs` holds globs of states that training
-    does not change. `shrink` requests a small version."""
+    does not change. `shrink` requests a small version, `image_size` (height, width) images of
+    another size than in the text."""
 
     batch: int = 1
     training: bool = False
@@ -47,6 +48,7 @@ class Settings:
     prepare: Callable[[Builder, Node], Node] | None = None
     frozen_globs: tuple[str, ...] = ()
     shrink: ShrinkSettings | None = None
+    image_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,15 +145,17 @@ class NetworkBuilder:
 
     def _add_input(self, call: InputCall) -> ChainValue:
         """Emits an input, and the preparation that the data section asks for."""
-        settings = self.settings
-        kind = TensorType((settings.batch, *call.shape), settings.input_dtype or settings.dtype)
+        settings, shape = self.settings, call.shape
+        if settings.image_size is not None and len(shape) == 3:
+            shape = (*settings.image_size, shape[2])
+        kind = TensorType((settings.batch, *shape), settings.input_dtype or settings.dtype)
         _check_size(kind, call.span)
         with self.b.at(call.span, call.path):
             node = self.b.input(call.path, kind)
             if settings.prepare is not None:
                 node = settings.prepare(self.b, node)
         return ChainValue(
-            node, ShapeOrigin(f"input({dims(call.shape)})", call.span, None), len(self.call_results)
+            node, ShapeOrigin(f"input({dims(shape)})", call.span, None), len(self.call_results)
         )
 
     def _add_layer(self, call: LayerCall) -> ChainValue:

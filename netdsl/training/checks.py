@@ -105,7 +105,8 @@ never smaller than in a training step."""
 
 def evaluation_batch(network: Network, data: DataConfig) -> int:
     """The evaluation batch size; as large as fits wherever a training step of this network does."""
-    images = MAX_EVALUATION_VALUES // math.prod(network.image_shape)
+    values = sum(math.prod(n.type.shape[1:]) for n in network.sample_inputs)
+    images = MAX_EVALUATION_VALUES // values
     kept, most = _activation_bytes(network.graph)
     fit = network.batch * max(MAX_EVALUATION_BYTES, kept // 2) // most  # training keeps half
     return max(data.batch, min(MAX_EVALUATION_IMAGES, images, fit))
@@ -307,8 +308,8 @@ def check_class_scores(
 
 
 _VALUES_HELP = (
-    "`netdsl activations` draws the values at any place, and Python's "
-    "`netdsl.load(WEIGHTS)(images)` returns them; `netdsl export` works with this net"
+    "`netdsl run` prints the values at any place, and Python's `netdsl.load(WEIGHTS)(images)` "
+    "returns them; `netdsl export` works with this net"
 )
 
 

@@ -11,11 +11,10 @@ from netdsl.backends.base import Backend
 from netdsl.errors import NetError
 from netdsl.inference import EvaluationReport, Predictor
 from netdsl.insight.compile_target import CompileTarget, prepare_target
-from netdsl.insight.filters import (
-    compute_weights,
-    count_drawn_filters,
-    find_convolution,
-    has_convolution,
+from netdsl.insight.features.filters import (
+    compute_filters,
+    find_page,
+    list_filter_layers,
     render_filters,
 )
 from netdsl.insight.profiler import profile_step
@@ -44,12 +43,13 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class FilterPicture:
-    """The filters of a convolution, as one picture of bytes [H,W,1 or 3]: `drawn` filters and
-    channels of each, of those of `shape` K x R x S x C."""
+    """The filters K x R x S x C of a layer as one picture of bytes [H,W,3]: the first `filters` of
+    them, and of each the first `channels`."""
 
     layer: str
     shape: tuple[int, ...]
-    drawn: tuple[int, int]
+    filters: int
+    channels: int
     picture: Array
 
 
@@ -130,11 +130,13 @@ def _measure_costs(
 
 
 def draw_first_filters(predictor: Predictor) -> FilterPicture | None:
-    """The filters of a net's first convolution; None if it has no convolution."""
+    """The filters of a net's first layer with weights, as many as fit one page; None if there is no
+    such layer."""
     network = predictor.network(predictor.recipe.settings(training=False, batch=1))
-    if not has_convolution(network):
+    layers = list_filter_layers(network)
+    if not layers:
         return None
-    layer = find_convolution(network, None)
-    weights = compute_weights(network, layer, predictor.state.snapshot())
-    drawn = count_drawn_filters(weights)
-    return FilterPicture(layer.path, weights.shape, drawn, render_filters(weights))
+    weights = compute_filters(network, layers[0], predictor.state.snapshot())
+    page = find_page(weights, 1)
+    picture = render_filters(weights, page, "filter")
+    return FilterPicture(layers[0].path, weights.shape, page.filters[1], page.channels[1], picture)
