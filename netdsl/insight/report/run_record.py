@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from netdsl.data.sources import NO_SOURCE
 from netdsl.errors import fail
 from netdsl.file_io import read_regular_file
 from netdsl.insight.plots.history import RECIPE_FILE, RunHistory, read_histories
@@ -67,6 +68,8 @@ class RunRecord:
     def data_name(self) -> str:
         """The data set in a few words: the source, with the last part of its path."""
         source = self.recipe.data.source
+        if source.record is NO_SOURCE:
+            return "data given in Python"
         path = source.arguments.get("path")
         return f"{source.name} {Path(path).name}" if isinstance(path, str) else source.name
 

@@ -7,7 +7,9 @@ from netdsl.insight.report.versions import describe_machine
 
 
 def format_seconds(seconds: float) -> str:
-    """A time in the units that suit it: `7.25 ms`, `3.5 s`, `4 min 10 s`, `2 h 5 min`."""
+    """A time in the units that suit it: `9.2 µs`, `7.25 ms`, `3.5 s`, `4 min 10 s`, `2 h 5 min`."""
+    if 0 < seconds < 0.9995e-3:
+        return f"{1e6 * seconds:.3g} µs"
     if 0 < seconds < 0.9995:
         return f"{1e3 * seconds:.3g} ms"
     if seconds < 59.95:
