@@ -49,7 +49,8 @@ from netdsl.types import Array, dims
 
 TOP_K = 5
 TopClasses = list[tuple[str, float]]
-OnImagePredictions = Callable[[Sequence[str], Predictions], None]
+OnImagePredictions = Callable[[Samples, Predictions], None]
+"""Called with all the images of an evaluation, and with what is predicted for some of them."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +215,8 @@ class Predictor:
         those that the run held out, else on its training images. With `sizes`, each image is
         evaluated with its short side resized to each of them; with `flip`, each of these views is
         evaluated with its mirror image too. The scores of the views are averaged as suits the
-        loss. `on_predictions` is called with the predictions of every batch and the names of its
-        images. Raises NetError if it `needs_confusion` and the data set has no confusion matrix, or
+        loss. `on_predictions` is called with all images and the predictions of every batch.
+        Raises NetError if it `needs_confusion` and the data set has no confusion matrix, or
         one that is too large."""
         data = self.recipe.data
         learning = elaborate(self.program, self.recipe.net, self.recipe.settings(training=True))
@@ -239,7 +240,7 @@ class Predictor:
             has_matrix=not samples.is_multi_label and can_count_pairs(len(self.classes)),
             on_predictions=None
             if on_predictions is None
-            else lambda found: on_predictions(_name_images(samples, found.numbers), found),
+            else lambda found: on_predictions(samples, found),
         )
         on_phase(Phase("compiling kernels"))
         on_images = lambda done: on_phase(Phase("evaluating", done, len(samples)))
@@ -349,7 +350,7 @@ def _check_confusion(samples: Samples, classes: int) -> None:
     check_matrix_memory(classes)
 
 
-def _name_images(samples: Samples, numbers: Array) -> list[str]:
+def name_images(samples: Samples, numbers: Array) -> list[str]:
     """The paths of picture files, or the numbers of other images, counted from 0."""
     if isinstance(samples.images, Pictures):
         return list(map(str, samples.images[numbers].paths))

@@ -20,7 +20,7 @@ from netdsl.data.pictures import pictures_from_paths
 from netdsl.data.samples import Samples
 from netdsl.errors import NetError
 from netdsl.file_io import AtomicFile
-from netdsl.inference import EvaluationReport, Predictor, _name_images
+from netdsl.inference import EvaluationReport, Predictor
 from netdsl.training.metrics.class_counts import (
     ClassCounts,
     can_count_pairs,
@@ -159,13 +159,12 @@ def test_rows_of_pictures_and_of_many_classes(folder: Path) -> None:
     """Pictures have their paths, images without a prediction empty cells, and many classes only the
     probability of the first."""
     samples = Samples(pictures_from_paths([Path("b/2.png"), Path("a/1.png")]), np.zeros(2, int))
-    names = _name_images(samples, np.array([1, 0]))
     names_of_classes = [f"c{i}" for i in range(101)]
     shares = np.full((2, 101), np.nan, np.float32)
     shares[0] = np.eye(101)[7]
     found = Predictions(np.array([1, 0]), np.array([7, 8]), np.array([7, -1]), shares)
     with AtomicFile(Path("p.csv")) as file:
-        PredictionsFile(file, names_of_classes).add(names, found)
+        PredictionsFile(file, names_of_classes).add(samples, found)
     assert Path("p.csv").read_text().splitlines() == [
         "image,class,predicted,p",
         "a/1.png,c7,c7,1",

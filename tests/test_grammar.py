@@ -113,13 +113,14 @@ def build(tree: Path, kind: str, out: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_a_distribution_has_the_grammar(tree: Path, kind: str, tmp_path: Path) -> None:
+def test_a_distribution_has_its_data_files(tree: Path, kind: str, tmp_path: Path) -> None:
     """Unpacked and used by itself, beside the libraries that are here."""
     made = build(tree, kind, tmp_path / "made")
     place = tmp_path / "place"
     options = ("--no-deps", "--no-build-isolation", "--no-index", "--target", place)
     run(sys.executable, "-m", "pip", "install", *options, made, cwd=tmp_path)
     assert (place / "netdsl" / "grammar" / "netdsl.lark").read_text() == load_grammar()
+    assert (place / "netdsl" / "insight" / "report" / "templates" / "page.css").is_file()
     (tmp_path / "a.net").write_text("net a { input(8x8x1); fc(10) }\n")
     checked = run(
         *(sys.executable, "-m", "netdsl", "check", "a.net"),

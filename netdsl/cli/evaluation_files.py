@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from netdsl.data.samples import Samples
 from netdsl.errors import fail
 from netdsl.file_io import AtomicFile, open_regular_file
-from netdsl.inference import OnImagePredictions
+from netdsl.inference import OnImagePredictions, name_images
 from netdsl.training.run.tally import Predictions
 from netdsl.training.store.output_files import check_outputs
 from netdsl.types import Array
@@ -72,8 +73,9 @@ class PredictionsFile:
         self._shown = classes if len(classes) <= _MAX_CLASSES else ()
         self._has_header = False
 
-    def add(self, images: Sequence[str], found: Predictions) -> None:
-        """Writes the rows of some images, after the header if they are the first."""
+    def add(self, samples: Samples, found: Predictions) -> None:
+        """Writes the rows of some of the samples, after the header if they are the first."""
+        images = name_images(samples, found.numbers)
         is_multi_label = found.labels.ndim == 2
         if not self._has_header:
             headings = ["labels", "predicted"] if is_multi_label else ["class", "predicted", "p"]

@@ -225,14 +225,33 @@ def convert_image(image: Any, channels: int) -> Array:
     return _to_array(_apply_orientation(image.copy()), channels)
 
 
-def write_picture(path: Path, picture: Array) -> None:
-    """Writes bytes [H,W,1 or 3] as a PNG file. Raises NetError if it cannot be written."""
+def encode_png(picture: Array) -> bytes:
+    """Bytes [H,W,1 or 3] as a PNG file."""
     from PIL import Image
 
     content = io.BytesIO()
     pixels = picture[..., 0] if picture.shape[-1] == 1 else picture
     Image.fromarray(np.ascontiguousarray(pixels)).save(content, format="PNG")
-    write_atomically(path, content.getvalue())
+    return content.getvalue()
+
+
+def shrink_picture(picture: Array, max_side: int) -> Array:
+    """Bytes [H,W,1 or 3] with at most `max_side` pixels per side, averaged over the area; the same
+    if it is no larger."""
+    height, width, channels = picture.shape
+    if max(height, width) <= max_side:
+        return picture
+    from PIL import Image
+
+    scale = max_side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    image = Image.fromarray(np.ascontiguousarray(picture[..., 0] if channels == 1 else picture))
+    return np.asarray(image.resize(size, Image.Resampling.BOX)).reshape(*size[::-1], channels)
+
+
+def write_picture(path: Path, picture: Array) -> None:
+    """Writes bytes [H,W,1 or 3] as a PNG file. Raises NetError if it cannot be written."""
+    write_atomically(path, encode_png(picture))
 
 
 def is_picture(path: Path) -> bool:

@@ -106,7 +106,8 @@ class TimedLayer:
 
 @dataclass(frozen=True)
 class Profile:
-    """A step on a device; kernels and layers are sorted, slowest first."""
+    """A step on a device; kernels and layers are sorted, slowest first. `memory` is the bytes of
+    its arena and of all that lies outside it: images, weights and what the optimizer keeps."""
 
     title: str
     device: str
@@ -114,6 +115,7 @@ class Profile:
     seconds: float
     ceilings: Ceilings
     kernels: tuple[TimedKernel, ...]
+    memory: int = 0
 
     @property
     def layers(self) -> tuple[TimedLayer, ...]:
@@ -154,6 +156,7 @@ class Profile:
             "device": self.device,
             "ms_per_step": 1e3 * self.seconds,
             "images_per_second": self.images_per_second,
+            "memory_bytes": self.memory,
             "kernels_ms": 1e3 * self.measurement.seconds,
             "gflops_limit": self.ceilings.flops / 1e9,
             "gflops_limit_16_bits": narrow / 1e9 if narrow else None,
@@ -181,7 +184,8 @@ def profile_step(prepared: PreparedGraph, backend: Backend, rounds: int) -> Prof
     )
     slowest = tuple(sorted(kernels, key=lambda k: -k.measurement.seconds))
     batch = prepared.network.batch
-    return Profile(prepared.title, backend.name, batch, measured.step, ceilings, slowest)
+    memory = executor.plan.arena_bytes + sum(executor.plan.buffers.values())
+    return Profile(prepared.title, backend.name, batch, measured.step, ceilings, slowest, memory)
 
 
 def measure_step(prepared: PreparedGraph, backend: Backend, rounds: int) -> tuple[float, int]:

@@ -55,7 +55,7 @@ def write_fragment(diagram: Diagram, view: View, layout: Layout, prefix: str) ->
     name = quote(diagram.tree.name)
     return (
         f'<figure class="netdsl-graph" role="group" aria-label="Graph of {name}">\n'
-        f"<style>{_make_style()}</style>\n"
+        f"<style>{make_fragment_style()}</style>\n"
         '<div class="tools" hidden><button type="button" data-all="open">Open all</button>'
         '<button type="button" data-all="fold">Fold all</button>'
         '<button type="button" data-all="reset">Reset</button></div>\n'
@@ -65,11 +65,17 @@ def write_fragment(diagram: Diagram, view: View, layout: Layout, prefix: str) ->
         f'aria-label="Layers of {name}">\n'
         f"<defs>{write_markers(prefix)}</defs>\n{inside}\n</svg></div>\n"
         f'<script type="application/json">{_write_data(diagram, view, prefix)}</script>\n'
-        f"<script>\n{_SCRIPT.read_text(encoding='utf-8')}</script>\n</figure>\n"
+        f"<script>{read_fragment_script()}</script>\n</figure>\n"
     )
 
 
-def _make_style() -> str:
+def read_fragment_script() -> str:
+    """The content of the `script` element of a fragment, the same for every net."""
+    return f"\n{_SCRIPT.read_text(encoding='utf-8')}"
+
+
+def make_fragment_style() -> str:
+    """The content of the `style` element of a fragment, the same for every net."""
     dark = make_style(DARK, _SCOPE)
     light = f"{_PAGE_STYLE}{make_style(LIGHT, _SCOPE)}"
     return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"

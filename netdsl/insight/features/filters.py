@@ -40,7 +40,7 @@ class FilterPage:
 def find_filters(network: Network, place: str | None) -> LayerInfo:
     """The layer with weights at that path, else the first one inside that place; by default the
     net's first. Raises NetError if there is none."""
-    layers = [x for x in network.layers if _find_product(network, x)]
+    layers = list_filter_layers(network)
     if not layers:
         raise fail(f"`{network.name}` has no layer with filters")
     if place is None:
@@ -51,6 +51,11 @@ def find_filters(network: Network, place: str | None) -> LayerInfo:
         help = suggest_name(place, [x.path for x in layers], "layers with filters here")
         raise fail(f"`{network.name}` has no layer with filters `{place}`", help=help)
     return found[0]
+
+
+def list_filter_layers(network: Network) -> list[LayerInfo]:
+    """The layers with weights that can be shown as filters."""
+    return [x for x in network.layers if _find_product(network, x)]
 
 
 def _find_product(network: Network, layer: LayerInfo) -> Node | None:

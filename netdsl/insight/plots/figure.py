@@ -162,14 +162,14 @@ def render_figure(figure: Figure, suffix: str, is_transparent: bool = False) -> 
 
 def svg_fragment(figure: Figure) -> str:
     """The figure as an `svg` element to be embedded in a page. Texts and axes have the colour of
-    the text around it, the background is transparent, ids begin with a checksum of the content, so
-    that several fit in one page, and the figure's title names it for screen readers."""
+    the text around it, the background is transparent, ids begin with a checksum of the title and
+    the content, so that several fit in one page, and the title names it for screen readers."""
     text = render_figure(figure, ".svg", is_transparent=True).decode()
     text = text[text.index("<svg") :].strip()
     text = _DOCUMENT_PARTS.sub("", text)
-    prefix = f"n{hashlib.sha256(text.encode()).hexdigest()[:10]}-"
-    text = _TAG.sub(lambda found: _adapt_tag(found[0], prefix), text)
     title = escape(str(figure.get_label()) or "plot")
+    prefix = f"n{hashlib.sha256(f'{title}{text}'.encode()).hexdigest()[:10]}-"
+    text = _TAG.sub(lambda found: _adapt_tag(found[0], prefix), text)
     head = f'<svg role="img" aria-labelledby="{prefix}title" style="{_FRAGMENT_STYLE}"'
     opening, rest = text.removeprefix("<svg").split(">", 1)
     return f'{head}{opening}><title id="{prefix}title">{title}</title>{rest}'

@@ -1,0 +1,72 @@
+"""The command that makes a page on one or several runs: report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from netdsl.cli.app import (
+    OK,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    app,
+    echo,
+    echo_stderr,
+    print_json,
+)
+from netdsl.cli.progress import show_progress
+
+MAX_MISTAKES = 200
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Directories of runs; several are compared."),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.html", help="The page.")],
+    data: DataOption = None,
+    mistakes: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, max=MAX_MISTAKES, help="Number of misclassified images to show."
+        ),
+    ] = 20,
+    time: Annotated[
+        bool, typer.Option("--time/--no-time", help="Time a training step by layer.")
+    ] = True,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> int:
+    """Make a self-contained page on runs: accuracy, curves, confused classes, worst mistakes,
+    filters, graph, time and memory, recipe. Without the data set, show what the run directories
+    alone give. `--json` prints what the page contains in numbers.
+
+    Example: netdsl report runs/digits-1 -o report.html
+    """
+    from netdsl.backends import open_backend
+    from netdsl.file_io import write_atomically
+    from netdsl.insight.report.page import render_page
+    from netdsl.insight.report.run_report import ReportOptions, make_run_reports
+    from netdsl.training.store.output_files import check_outputs, check_suffix
+    from netdsl.training.store.run_directory import RUN_FILES
+
+    check_suffix(out, ".html", "a report is a page")
+    check_outputs([out], [run / name for run in runs for name in RUN_FILES])
+    options = ReportOptions(data, mistakes, time)
+    with show_progress("reading runs") as display:
+        found = make_run_reports(runs, open_backend(device), options, display.on_phase)
+        page = render_page(found)
+    write_atomically(out, page)
+    for one in found:
+        if one.problem:
+            echo_stderr(f"{one.run.name} was not evaluated: {one.problem}")
+    if as_json:
+        print_json({"report": str(out), "runs": [one.as_json() for one in found]})
+    else:
+        echo(f"{out}: {', '.join(one.run.name for one in found)}, {len(page):,} bytes")
+    return OK

@@ -1,0 +1,1 @@
+"""Reports: one self-contained page on one or several runs."""
