@@ -198,6 +198,15 @@ def test_a_sweep_stands_for_its_runs_in_the_order_of_numbers(tmp_path: Path) -> 
         read_histories([tmp_path, tmp_path / names[0]])
 
 
+def test_a_finished_sweep_has_the_order_of_its_table(tmp_path: Path) -> None:
+    names = ("b,seed=1", "a,seed=1", "c,seed=1")
+    for name in names:
+        write_run(tmp_path / name, encode([{"epoch": 1, "step": 1, "train_loss": 1.0}]))
+    for runs, wanted in (([{"name": x} for x in names[:2]], names), ("damaged", sorted(names))):
+        (tmp_path / "sweep.json").write_text(json.dumps({"runs": runs}))
+        assert [h.name for h in read_histories([tmp_path])] == [*wanted]
+
+
 def test_names_are_short_and_different(tmp_path: Path) -> None:
     line = encode([{"epoch": 1, "step": 1, "train_loss": 1.0}])
     runs = [write_run(tmp_path / x, line) for x in ("a/x", "b/x", "b/y")]
