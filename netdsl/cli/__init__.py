@@ -5,6 +5,7 @@ from __future__ import annotations
 from netdsl.cli import (
     compiler,
     diff,
+    draw_command,
     export_command,
     import_command,
     inspection,
@@ -20,6 +21,7 @@ __all__ = [
     "app",
     "compiler",
     "diff",
+    "draw_command",
     "export_command",
     "import_command",
     "inspection",

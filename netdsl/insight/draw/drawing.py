@@ -17,11 +17,11 @@ from netdsl.insight.draw.tree import NetTree, make_tree
 from netdsl.language.network import Network
 from netdsl.types import format_bytes
 
-_MAX_AREA, _MAX_HEIGHT = 1.8e6, 1900.0
+_MAX_AREA, _MAX_HEIGHT = 2.3e6, 1900.0
 """Of a drawing whose depth is not given, in pixels: more is hard to read on one sheet."""
 _MIN_WRAPPED_HEIGHT, _MAX_COLUMNS, _ASPECT = 1100.0, 6, 1.5
 """A higher drawing is wrapped, into at most so many columns, towards this width by height."""
-_MIN_GAIN, _COLUMN_COST = 0.75, 0.15
+_MIN_GAIN, _COLUMN_COST = 0.75, 0.1
 
 
 @dataclass(frozen=True)

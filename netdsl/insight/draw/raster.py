@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from netdsl.errors import fail
 from netdsl.insight.draw.boxes import (
     PADDING,
     SMALL_FONT_SIZE,
@@ -34,7 +35,7 @@ MAX_PIXELS = 30_000
 
 def render(drawing: Drawing, kind: Literal["png", "pdf"], scale: float) -> bytes:
     """A picture with `scale` pixels for each pixel of the layout. Raises NetError if matplotlib is
-    missing."""
+    missing or the picture is too large."""
     help = "`pip install 'netdsl[draw]'`; an .svg or .html file needs nothing"
     for module in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_pdf"):
         import_optional(module, f"a .{kind} file needs matplotlib", help)
@@ -42,6 +43,11 @@ def render(drawing: Drawing, kind: Literal["png", "pdf"], scale: float) -> bytes
     from matplotlib.figure import Figure
 
     size = drawing.width / _POINTS_PER_INCH, drawing.height / _POINTS_PER_INCH
+    if scale * max(drawing.width, drawing.height) > MAX_PIXELS:
+        raise fail(
+            f"a .{kind} file of this drawing is more than {MAX_PIXELS:,} pixels high or wide",
+            help="give a smaller `--depth` or `--width`, or write an .svg or .html file",
+        )
     with rc_context({"font.family": ["DejaVu Sans"], "pdf.fonttype": 42, "path.simplify": False}):
         figure = Figure(figsize=size, dpi=_POINTS_PER_INCH * scale)
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))

@@ -77,9 +77,6 @@ class NetTree:
     root: Group
     edges: tuple[Edge, ...]
 
-    def find_box(self, path: str) -> Box:
-        return next(b for b in self.root.boxes if b.path == path)
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -160,7 +157,8 @@ def _make_group(key: str, path: str, name: str, children: tuple[Item, ...]) -> I
     only = children[0]
     if isinstance(only, Box):
         return replace(only, label=f"{name}.{only.label}" if only.label else name)
-    return replace(only, title=f"{name}.{only.title}") if only.kind == "block" else only
+    joint = "." if only.kind == "block" else ", "
+    return replace(only, title=f"{name}{joint}{only.title}")
 
 
 def _make_input_box(path: str, shape: str) -> Box:
