@@ -13,12 +13,22 @@ from netdsl.foreign_names import NAMES_OF_MODULES, missing_attribute
 
 if TYPE_CHECKING:
     from netdsl.api.net import Net, load
+    from netdsl.api.plotting import plot
     from netdsl.api.prediction import Prediction
     from netdsl.api.training import TrainingResult, train
     from netdsl.errors import NetError
 
 __version__ = "0.1.0"
-__all__ = ["Net", "NetError", "Prediction", "TrainingResult", "__version__", "load", "train"]
+__all__ = [
+    "Net",
+    "NetError",
+    "Prediction",
+    "TrainingResult",
+    "__version__",
+    "load",
+    "plot",
+    "train",
+]
 
 _MODULES = {
     "Net": "netdsl.api.net",
@@ -26,6 +36,7 @@ _MODULES = {
     "Prediction": "netdsl.api.prediction",
     "TrainingResult": "netdsl.api.training",
     "load": "netdsl.api.net",
+    "plot": "netdsl.api.plotting",
     "train": "netdsl.api.training",
 }
 """Where each name is defined; `load` and `train` import the whole compiler."""

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netdsl import plot
 from netdsl.errors import NetError
 from netdsl.insight.event_log import EventLog
 from netdsl.insight.plots.axes import spread
@@ -468,6 +469,19 @@ def read_events(folder: Path) -> dict[str, dict[int, Any]]:
                 text = [x.decode() for x in value.tensor.string_val]
                 of_tag[event.step] = text[0] if text else value.simple_value
     return found
+
+
+def test_plots_from_python_are_those_of_the_command(netdsl: Any, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", encode(RUN))
+    assert netdsl("plot", "run", "-o", "a.svg", "--size", "300x200")[0] == 0
+    figure = plot(run, out=tmp_path / "b.svg", size=(300, 200))
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert figure.get_label() == "loss of run"
+    for wrong in ({"by": "hour"}, {"watch": "gradients"}, {"metrics": ["f3"]}, {"out": run / "x"}):
+        with pytest.raises(NetError):
+            plot(run, **wrong)
+    with pytest.raises(NetError, match="no run to plot"):
+        plot()
 
 
 RUN = [{"epoch": 1, "step": 1, "train_loss": 1.0, "val_f1": -1.0}]
