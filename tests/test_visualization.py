@@ -390,7 +390,7 @@ def test_features_of_digits_beat_the_digits(netdsl: Any, tmp_path: Path) -> None
         assert peaks == sorted(peaks, reverse=True)
         assert row["images"]["percentile_99_9"] <= peaks[0]
         assert row["pictures"][0]["peak"] > row["images"]["percentile_99_9"]
-    assert pixels(tmp_path / "f.png").shape[1] > 5 * 96
+    assert pixels(tmp_path / "f.png").shape[1] > 5 * 128
 
 
 def test_strongest_images_are_cut_to_what_a_channel_sees(tmp_path: Path) -> None:
