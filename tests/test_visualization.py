@@ -422,7 +422,7 @@ def test_features_of_squeezenet_beat_photographs(
     words = ("--bgr", "--normalize", "imagenet_mean")
     assert netdsl("import", str(model), "-o", "s.net", "--weights", "s.safetensors", *words)[0] == 0
     for place in ("fire2:0,1", "fire4:3,7", "fire8:5,9"):
-        drawn = ("visualize", "s.safetensors", place, "--steps", "128", "--json")
+        drawn = ("visualize", "s.safetensors", place, "--size", "128", "--steps", "96", "--json")
         code, out, err = netdsl(*drawn, "--dataset", str(photographs), "-o", "v.png")
         assert code == 0, err
         for row in json.loads(out)["channels"]:
