@@ -61,13 +61,17 @@ def report(run: Path) -> RunReport:
 
 @pytest.fixture(scope="module")
 def page(report: RunReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page that compares two runs, one of which was not evaluated."""
+    """A page that compares three runs: one was not evaluated, one has long names and no curve."""
     record = replace(report.run, history=replace(report.run.history, name="again"))
     other = replace(
         report, run=record, evaluation=None, mistakes=(), filters=None, problem="no <i>data</i>"
     )
+    names = [f"{'a_long_name_' * 4}{i}" for i in range(12)]
+    mistake = replace(report.mistakes[0], image=f"{'folder/' * 9}x.jpg", true=(names[0],))
+    third = replace(report, evaluation=make_evaluation(names), mistakes=(mistake,), filters=None)
+    third = replace(third, run=replace(record, history=replace(record.history, name=names[0])))
     path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_bytes(render_page([report, other]))
+    path.write_bytes(render_page([report, other, bare(third)]))
     return path
 
 
@@ -381,7 +385,7 @@ def test_a_page_has_only_the_script_of_graphs_and_no_address(page: Path) -> None
     assert not {*names} & {"iframe", "object", "embed", "form", "base", "i", "b"}
     assert "<i>data</i>" in "".join(found.text)
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
-    assert scripts == [read_fragment_script()]  # the two nets are the same
+    assert scripts == [read_fragment_script()]  # the nets are the same
     assert names.count("script") == 1 + text.count('<script type="application/json">')
     for tag in found.tags:
         assert isinstance(tag, str) or not any(name.startswith("on") for name in tag[1])
@@ -441,11 +445,11 @@ def test_roles(tab: Any) -> None:
         ("main", None),
         ("navigation", "Contents"),
         ("region", "Comparison"),
-        ("region", "Worst mistakes"),
+        ("region", "Filters of the first layer"),
     ):
         assert tab.get_by_role(role, name=name).count() == 1
     assert tab.locator("html").get_attribute("lang") == "en"
-    assert tab.title() == "Report on 2 runs"
+    assert tab.title() == "Report on 3 runs"
     found = tab.evaluate(STRUCTURE)
     levels = found["levels"]
     assert levels.count(1) == 1
@@ -453,7 +457,7 @@ def test_roles(tab: Any) -> None:
     assert found["tables"] == 0
     assert len({*found["ids"]}) == len(found["ids"])
     assert {*found["references"], *found["links"]} <= {*found["ids"]}
-    assert len(found["pictures"]) == 7  # six mistakes and the filters
+    assert len(found["pictures"]) == 8  # mistakes, and the filters of one net
     assert all(alt and width for alt, width in found["pictures"])
     assert found["drawings"]
     assert all(text.startswith("img ") and len(text) > 8 for text in found["drawings"])
