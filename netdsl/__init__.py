@@ -12,11 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from netdsl.api.net import Net, load
     from netdsl.api.prediction import Prediction
+    from netdsl.api.report import report
     from netdsl.api.training import TrainingResult, train
     from netdsl.errors import NetError
 
 __version__ = "0.1.0"
-__all__ = ["Net", "NetError", "Prediction", "TrainingResult", "__version__", "load", "train"]
+__all__ = [
+    "Net",
+    "NetError",
+    "Prediction",
+    "TrainingResult",
+    "__version__",
+    "load",
+    "report",
+    "train",
+]
 
 _MODULES = {
     "Net": "netdsl.api.net",
@@ -24,6 +34,7 @@ _MODULES = {
     "Prediction": "netdsl.api.prediction",
     "TrainingResult": "netdsl.api.training",
     "load": "netdsl.api.net",
+    "report": "netdsl.api.report",
     "train": "netdsl.api.training",
 }
 """Where each name is defined; `load` and `train` import the whole compiler."""

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import netdsl as netdsl_package
 from netdsl.api.training import train
 from netdsl.backends import open_backend
 from netdsl.data.samples import Samples
@@ -126,6 +127,19 @@ def test_without_data_there_is_what_the_directory_gives(
     assert text.count("<svg") >= 2  # the curves
     code, _, err = netdsl("report", str(run), "-o", "r.html", "--data", "absent")
     assert (code, "absent" in err) == (2, True)
+
+
+def test_a_report_from_python(run: Path, tmp_path: Path) -> None:
+    begun, out = tmp_path / "begun", tmp_path / "r.html"
+    shutil.copytree(run, begun)
+    (begun / "metrics.jsonl").unlink()
+    (found,) = netdsl_package.report(begun, out, mistakes=2, time=False, device="reference")
+    assert (found["epochs"], len(found["mistakes"])) == (0, 2)
+    assert f"{found['evaluation']['accuracy']:.1%}" in out.read_text()
+    for wrong in ({"runs": []}, {"mistakes": -1}, {"device": "tpu"}, {"data": tmp_path / "absent"}):
+        with pytest.raises(netdsl_package.NetError):
+            netdsl_package.report(**({"runs": [begun], "out": tmp_path / "no.html"} | wrong))
+    assert not (tmp_path / "no.html").exists()
 
 
 @pytest.mark.parametrize(
