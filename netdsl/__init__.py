@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from netdsl.api.net import Net, load
     from netdsl.api.plotting import plot
     from netdsl.api.prediction import Prediction
+    from netdsl.api.report import report
     from netdsl.api.training import TrainingResult, train
     from netdsl.errors import NetError
 
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "load",
     "plot",
+    "report",
     "train",
 ]
 
@@ -37,6 +39,7 @@ _MODULES = {
     "TrainingResult": "netdsl.api.training",
     "load": "netdsl.api.net",
     "plot": "netdsl.api.plotting",
+    "report": "netdsl.api.report",
     "train": "netdsl.api.training",
 }
 """Where each name is defined; `load` and `train` import the whole compiler."""

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import netdsl as netdsl_package
 from netdsl.api.training import train
 from netdsl.backends import open_backend
 from netdsl.data.samples import Samples
@@ -61,13 +62,17 @@ def report(run: Path) -> RunReport:
 
 @pytest.fixture(scope="module")
 def page(report: RunReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page that compares two runs, one of which was not evaluated."""
+    """A page that compares three runs: one was not evaluated, one has long names and no curve."""
     record = replace(report.run, history=replace(report.run.history, name="again"))
     other = replace(
         report, run=record, evaluation=None, mistakes=(), filters=None, problem="no <i>data</i>"
     )
+    names = [f"{'a_long_name_' * 4}{i}" for i in range(12)]
+    mistake = replace(report.mistakes[0], image=f"{'folder/' * 9}x.jpg", true=(names[0],))
+    third = replace(report, evaluation=make_evaluation(names), mistakes=(mistake,), filters=None)
+    third = replace(third, run=replace(record, history=replace(record.history, name=names[0])))
     path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_bytes(render_page([report, other]))
+    path.write_bytes(render_page([report, other, bare(third)]))
     return path
 
 
@@ -122,6 +127,19 @@ def test_without_data_there_is_what_the_directory_gives(
     assert text.count("<svg") >= 2  # the curves
     code, _, err = netdsl("report", str(run), "-o", "r.html", "--data", "absent")
     assert (code, "absent" in err) == (2, True)
+
+
+def test_a_report_from_python(run: Path, tmp_path: Path) -> None:
+    begun, out = tmp_path / "begun", tmp_path / "r.html"
+    shutil.copytree(run, begun)
+    (begun / "metrics.jsonl").unlink()
+    (found,) = netdsl_package.report(begun, out, mistakes=2, time=False, device="reference")
+    assert (found["epochs"], len(found["mistakes"])) == (0, 2)
+    assert f"{found['evaluation']['accuracy']:.1%}" in out.read_text()
+    for wrong in ({"runs": []}, {"mistakes": -1}, {"device": "tpu"}, {"data": tmp_path / "absent"}):
+        with pytest.raises(netdsl_package.NetError):
+            netdsl_package.report(**({"runs": [begun], "out": tmp_path / "no.html"} | wrong))
+    assert not (tmp_path / "no.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -381,7 +399,7 @@ def test_a_page_has_only_the_script_of_graphs_and_no_address(page: Path) -> None
     assert not {*names} & {"iframe", "object", "embed", "form", "base", "i", "b"}
     assert "<i>data</i>" in "".join(found.text)
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
-    assert scripts == [read_fragment_script()]  # the two nets are the same
+    assert scripts == [read_fragment_script()]  # the nets are the same
     assert names.count("script") == 1 + text.count('<script type="application/json">')
     for tag in found.tags:
         assert isinstance(tag, str) or not any(name.startswith("on") for name in tag[1])
@@ -441,11 +459,11 @@ def test_roles(tab: Any) -> None:
         ("main", None),
         ("navigation", "Contents"),
         ("region", "Comparison"),
-        ("region", "Worst mistakes"),
+        ("region", "Filters of the first layer"),
     ):
         assert tab.get_by_role(role, name=name).count() == 1
     assert tab.locator("html").get_attribute("lang") == "en"
-    assert tab.title() == "Report on 2 runs"
+    assert tab.title() == "Report on 3 runs"
     found = tab.evaluate(STRUCTURE)
     levels = found["levels"]
     assert levels.count(1) == 1
@@ -453,7 +471,7 @@ def test_roles(tab: Any) -> None:
     assert found["tables"] == 0
     assert len({*found["ids"]}) == len(found["ids"])
     assert {*found["references"], *found["links"]} <= {*found["ids"]}
-    assert len(found["pictures"]) == 7  # six mistakes and the filters
+    assert len(found["pictures"]) == 8  # mistakes, and the filters of one net
     assert all(alt and width for alt, width in found["pictures"])
     assert found["drawings"]
     assert all(text.startswith("img ") and len(text) > 8 for text in found["drawings"])

@@ -48,25 +48,17 @@ def report(
 
     Example: netdsl report runs/digits-1 -o report.html
     """
-    from netdsl.backends import open_backend
-    from netdsl.file_io import write_atomically
-    from netdsl.insight.report.page import render_page
-    from netdsl.insight.report.run_report import ReportOptions, make_run_reports
-    from netdsl.training.store.output_files import check_outputs, check_suffix
-    from netdsl.training.store.run_directory import RUN_FILES
+    from netdsl.insight.report.report_file import write_report
+    from netdsl.insight.report.run_report import ReportOptions
 
-    check_suffix(out, ".html", "a report is a page")
-    check_outputs([out], [run / name for run in runs for name in RUN_FILES])
     options = ReportOptions(data, mistakes, time)
     with show_progress("reading runs") as display:
-        found = make_run_reports(runs, open_backend(device), options, display.on_phase)
-        page = render_page(found)
-    write_atomically(out, page)
+        found = write_report(runs, out, device, options, display.on_phase)
     for one in found:
         if one.problem:
             echo_stderr(f"{one.run.name} was not evaluated: {one.problem}")
     if as_json:
         print_json({"report": str(out), "runs": [one.as_json() for one in found]})
     else:
-        echo(f"{out}: {', '.join(one.run.name for one in found)}, {len(page):,} bytes")
+        echo(f"{out}: {', '.join(one.run.name for one in found)}")
     return OK
