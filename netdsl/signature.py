@@ -37,6 +37,7 @@ from netdsl.parameter_types import (
     TypeMismatch,
     find_words,
 )
+from netdsl.value_advice import LITERALS_OF_PYTHON, explain_called_value, suggest_for_value
 from netdsl.values import Argument, Call, Size, Symbol, Value, format_value
 
 
@@ -91,7 +92,7 @@ class CallOf:
         record = self.table.get(value.name)
         if record is None:
             message = f"unknown {self.noun} `{value.name}`"
-            help = _explain_called_value(value)
+            help = explain_called_value(value)
             help = help or suggest_name(value.name, self.table, kinds=[self.noun])
             raise NetError(Diagnostic(message, value.span, help))
         bound = record.signature.bind(value.arguments, value.span)
@@ -273,10 +274,10 @@ class Signature:
         if bare is not None and _accepts(param.type, bare):
             return f"write `{format_value(bare)}` without quotes"
         if isinstance(value, Symbol) and value.name not in value.variables:
-            if value.name.lower() in _LITERALS_OF_PYTHON:
+            if value.name.lower() in LITERALS_OF_PYTHON:
                 return _suggest_literal(param, value.name.lower())
             if _accepts(param.type, value.name):
-                return f"write `{format_value(value.name)}`"
+                return f"write `{_quote_text(value)}`"
             any_name = Symbol("")  # a type that takes any name does not tell whether this is one
             for other in self.params:
                 if _accepts(other.type, value) and not _accepts(other.type, any_name):
@@ -284,12 +285,17 @@ class Signature:
             near = suggest_spelling(value.name, find_words(param.type))
             if near:
                 return near
-        if value == 0 and _accepts(param.type, None):
+        if value == 0 and not isinstance(value, bool) and _accepts(param.type, None):
             return "`none` switches it off"
+        if isinstance(value, int) and value in (0, 1) and _accepts(param.type, bool(value)):
+            return f"write `{format_value(bool(value))}`"
         use = find_advice(f"{self.name}.{param.name}", ["use"]) or find_advice(param.name, ["use"])
         if use and isinstance(value, str):
             use = use.replace('"FILE"', format_value(value))
-        return find_advice(self.name, ["argument"]) or use or suggest_for_value(value)
+        advice = find_advice(self.name, ["argument"]) or use or suggest_for_value(value)
+        if advice is None and isinstance(value, bool):
+            return _suggest_literal(param, "true" if value else "false")
+        return advice
 
     def _advise_on_value(self, param: Param, value: Value) -> str | None:
         """What takes the place of a value that other frameworks would accept."""
@@ -300,7 +306,7 @@ class Signature:
             if advice:
                 return advice
         if param.name in _SHARES and isinstance(value, int | float) and 2 <= value <= 100:
-            return f"it is a share, not a percentage: `{format_value(value / 100)}`"
+            return f"it is a share, not a percentage: `{format_value(round(value / 100, 6))}`"
         return None
 
     def _make_excess_error(self, arguments: Sequence[Argument], where: Span | None) -> Diagnostic:
@@ -346,6 +352,18 @@ class Signature:
         return f"{self.name}({inside})"
 
 
+def _quote_text(value: Symbol) -> str:
+    """A bare word with the quotes of a text; on a command line, with those that the shell takes
+    away."""
+    quoted = format_value(value.name)
+    span = value.span
+    if span is None or not span.source.text.startswith("--"):
+        return quoted
+    text = span.source.text[: span.start] + quoted + span.source.text[span.end :]
+    option, _, setting = text.partition(" ")
+    return f"{option} '{setting}'"
+
+
 def _find_home(name: str, homes: Mapping[str, str]) -> str | None:
     """Says where a name belongs, or what it is called here."""
     if name in homes:
@@ -376,33 +394,27 @@ def _format_rejected(value: Value) -> str:
 def _size_help(numbers: Sequence[Argument]) -> str:
     """How to write numbers that were given one by one as a size."""
     sides = [a.span.text if a.span else str(a.value) for a in numbers]
-    is_channels_first = len(sides) == 3 and sides[1] == sides[2] != sides[0]
-    if is_channels_first:
+    notes = []
+    if len(sides) == 4:
+        sides = sides[1:]
+        notes.append("without the number of images")
+    if len(sides) == 3 and sides[1] == sides[2] != sides[0]:
         sides = [*sides[1:], sides[0]]
-    order = ", with the channels last" if is_channels_first else ""
+        notes.append("with the channels last")
+    order = f", {' and '.join(notes)}" if notes else ""
     if all(side.isdecimal() for side in sides):
         return f"a size is one word{order}: `{'x'.join(sides)}`"
     return f"a computed size is a list{order}: `[{', '.join(sides)}]`"
 
 
-_SHARES = ("rate", "p", "smoothing")
+_SHARES = ("rate", "p", "smoothing", "top1", "top5")
 """Parameters that are shares of 1, which other tools take as percentages."""
-
-_LITERALS_OF_PYTHON: Mapping[str, tuple[str, bool | None]] = {
-    "true": ("yes", True),
-    "false": ("no", False),
-    "none": ("none", None),
-    "null": ("none", None),
-    "on": ("yes", True),
-    "off": ("no", False),
-}
-"""Literals of other languages in lower case, and how netdsl writes them."""
 
 
 def _suggest_literal(param: Param, literal: str) -> str | None:
     """What to write instead of a literal of Python for a parameter: the same here, else `none` or
     `no`; else nothing, if it has a default."""
-    word, value = _LITERALS_OF_PYTHON[literal]
+    word, value = LITERALS_OF_PYTHON[literal]
     if _accepts(param.type, value):
         return f"write `{word}`"
     for other in (None, False) if not value else ():
@@ -411,57 +423,6 @@ def _suggest_literal(param: Param, literal: str) -> str | None:
     if param.default is REQUIRED:
         return None
     return f"leave `{param.name}` out for its default, {format_value(param.default)}"
-
-
-def _suggest_for_symbol(symbol: Symbol) -> str:
-    """Returns a help line for a bare name where a value is expected."""
-    if symbol.name.lower() in _LITERALS_OF_PYTHON:
-        return f"write `{_LITERALS_OF_PYTHON[symbol.name.lower()][0]}`"
-    sides = symbol.name.split("x")
-    if len(sides) > 1 and all(side in symbol.variables for side in sides):
-        return f"write a computed size as `[{', '.join(sides)}]`"
-    near = suggest_spelling(symbol.name, symbol.variables)
-    if not near and symbol.name in INDEX_NAMES:
-        near = f"a repeat names its index with `as`: `block * 3 as {symbol.name}`"
-    return f"no variable is called `{symbol.name}` here" + (f"; {near}" if near else "")
-
-
-INDEX_NAMES = ("i", "j", "idx", "index")
-
-
-def suggest_for_value(value: object) -> str | None:
-    """Returns a help line if a value is an unknown bare name, or a call of something that is no
-    function."""
-    if isinstance(value, Call):
-        if value.name in value.functions and value.arguments:  # kept as a value for its argument
-            return suggest_for_value(value.arguments[0].value)
-        return _explain_called_value(value) or _suggest_function(value)
-    return _suggest_for_symbol(value) if isinstance(value, Symbol) else None
-
-
-_PYTHON_FUNCTIONS = {
-    "abs": "`max(x, -x)`",
-    "int": "`floor(x)`, or `a // b`",
-    "pow": "a product, or a `let f(x) = ...`",
-}
-
-
-def _suggest_function(call: Call) -> str | None:
-    """Returns a help line for a call of an unknown function; None if it did not come from an
-    expression."""
-    if not call.functions:
-        return None
-    if call.name in _PYTHON_FUNCTIONS:
-        return f"no function is called `{call.name}` here; write {_PYTHON_FUNCTIONS[call.name]}"
-    near = suggest_spelling(call.name, [*call.variables, *call.functions])
-    known = f"the built-in functions are {', '.join(call.functions)}"
-    return f"no function is called `{call.name}` here; {near or known}"
-
-
-def _explain_called_value(call: Call) -> str | None:
-    if call.name not in call.variables:
-        return None
-    return f"`{call.name}` is a value here; a function is `let {call.name}(a) = ...`"
 
 
 def _accepts(kind: ParameterType, value: Value) -> bool:

@@ -24,6 +24,7 @@ FLOORS = [
     "disk_cache",
     "json_schema",
     "values",
+    "value_advice",
     "parameter_types",
     "globs",
     "signature",

@@ -9,9 +9,10 @@ import pytest
 import typer
 
 from netdsl import cli
-from netdsl.cli.usage_advice import _OTHER_NAMES, explain
+from netdsl.cli.usage_advice import explain
 from netdsl.data.config import SIGNATURE as DATA_SIGNATURE
 from netdsl.errors import NetError
+from netdsl.foreign_words import _COMMANDS
 from netdsl.language.override import PythonSetting
 from netdsl.language.parse import parse
 from netdsl.training.recipe.recipe import SIGNATURE as TRAIN_SIGNATURE
@@ -83,7 +84,7 @@ def test_a_mistake_is_answered_with_what_was_meant(
 
 def test_every_other_name_leads_to_a_command_or_an_option() -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-    for name, usage in _OTHER_NAMES.items():
+    for name, usage in _COMMANDS.items():
         assert name not in commands
         assert usage.split()[0] in (*commands, "--help", "--version")
 
@@ -117,6 +118,63 @@ def test_only_the_sections_with_a_call_are_set_where_there_is_one() -> None:
     assert resolve_recipe(program).optimizer.arguments["lr"] == 0.01
 
 
+@pytest.mark.parametrize(
+    ("written", "setting", "found"),
+    [
+        ("sgd(0.1)", "train.optimizer.lr=0.25", {"lr": 0.25}),
+        ("sgd(0.1, 0.9)", "train.optimizer.momentum=0.5", {"lr": 0.1, "momentum": 0.5}),
+        ("sgd(0.1)", "train.optimizer.momentum=0.5", {"lr": 0.1, "momentum": 0.5}),
+        ("sgd(momentum=0.9)", "train.optimizer.lr=0.25", {"lr": 0.25, "momentum": 0.9}),
+    ],
+)
+def test_an_argument_written_by_its_position_is_replaced(
+    written: str, setting: str, found: dict[str, float]
+) -> None:
+    text = BARE.replace("epochs = 1", f"optimizer = {written}")
+    arguments = resolve_recipe(override_recipe(parse(text), [setting], None)).optimizer.arguments
+    assert {name: arguments[name] for name in found} == found
+
+
+def test_a_path_written_by_its_position_is_replaced() -> None:
+    text = BARE.replace("digits", 'folder("old")')
+    recipe = resolve_recipe(override_recipe(parse(text), ['data.source.path="new"'], None))
+    assert recipe.data.source is not None
+    assert recipe.data.source.arguments["path"] == "new"
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("beta1", "optimizer.beta1"),
+        ("b.lr", "optimizer.lr"),
+        ("b.epochs", "epochs"),
+        ("b.epoch", "epochs"),
+        ("train.b.lr", "optimizer.lr"),
+        ("train.b.epoch", "epochs"),
+        ("train.b.optimizer.lrr", "optimizer.lr"),
+    ],
+)
+def test_a_suggested_key_names_the_section_of_its_recipe(key: str, meant: str) -> None:
+    text = BARE + "train b { optimizer = adam(beta1=0.8) }\n"
+    with pytest.raises(NetError) as e:
+        override_recipe(parse(text), [f"{key}=0.1"], None)
+    assert e.value.diagnostics[0].help == f"did you mean `train.b.{meant}`?"
+
+
+@pytest.mark.parametrize(
+    ("setting", "help"),
+    [
+        ("train.epochs=", "write `--set train.epochs=5`"),
+        ("data.source.path=new", """write `--set 'data.source.path="new"'`"""),
+    ],
+)
+def test_a_value_that_a_shell_changes_is_explained(setting: str, help: str) -> None:
+    text = BARE.replace("digits", 'folder("old")')
+    with pytest.raises(NetError) as e:
+        resolve_recipe(override_recipe(parse(text), [setting], None))
+    assert e.value.diagnostics[0].help == help
+
+
 def test_every_key_of_a_section_is_known() -> None:
     for signature in (TRAIN_SIGNATURE, DATA_SIGNATURE):
         for param in signature.params:
@@ -135,6 +193,9 @@ def test_every_key_of_a_section_is_known() -> None:
         ("optimizer=adam", "`optimizer` is a key of the train section: `train.optimizer`"),
         ("learning-rate=4", "did you mean `train.optimizer.lr`?"),
         ("batch=4", "`batch` is a key of the data section: `data.batch`"),
+        ("train.epoch=3", "did you mean `train.epochs`?"),
+        ("train.epcohs=3", "did you mean `train.epochs`?"),
+        ("data.path=3", "did you mean `data.source.path`?"),
         ("trian.epochs=3", "did you mean `train.epochs`?"),
         ("data=mnist", "did you mean `data.source`?"),
         ("train=b", "`netdsl train FILE:NAME` chooses a recipe"),

@@ -43,7 +43,8 @@ from netdsl.language.program import Program, bind_arguments, resolve_instance
 from netdsl.language.shrink import shrink_network
 from netdsl.limits import MAX_CALL_DEPTH, MAX_REPEATS
 from netdsl.parameter_types import Float, Shape
-from netdsl.signature import Param, Signature, suggest_for_value
+from netdsl.signature import Param, Signature
+from netdsl.value_advice import suggest_for_value
 from netdsl.values import Argument, Call, Value, format_value
 
 

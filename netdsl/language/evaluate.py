@@ -17,7 +17,8 @@ from netdsl.language.functions import FUNCTIONS
 from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_NUMBER, STEPS_PER_LAYER
 from netdsl.parameter_types import AnyValue
-from netdsl.signature import REQUIRED, Param, Signature, suggest_for_value
+from netdsl.signature import REQUIRED, Param, Signature
+from netdsl.value_advice import suggest_for_value
 from netdsl.values import Argument, Call, Size, Symbol, Text, Value, format_value
 
 
