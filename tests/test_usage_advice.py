@@ -13,8 +13,9 @@ from netdsl.cli.usage_advice import explain
 from netdsl.data.config import SIGNATURE as DATA_SIGNATURE
 from netdsl.errors import NetError
 from netdsl.foreign_words import _COMMANDS
-from netdsl.language.override import PythonSetting
+from netdsl.language.override import PythonSetting, Setting, parse_setting
 from netdsl.language.parse import parse
+from netdsl.language.syntax import ListLiteral
 from netdsl.training.recipe.recipe import SIGNATURE as TRAIN_SIGNATURE
 from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.recipe.settings import SECTION_KEYS, override_recipe
@@ -173,6 +174,20 @@ def test_a_value_that_a_shell_changes_is_explained(setting: str, help: str) -> N
     with pytest.raises(NetError) as e:
         resolve_recipe(override_recipe(parse(text), [setting], None))
     assert e.value.diagnostics[0].help == help
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("--set", "train.wigets=3"), ("--vary", "train.wigets=[3, 4]")]
+)
+def test_an_unknown_key_is_underlined(option: str, text: str) -> None:
+    setting = parse_setting(text, option)
+    if isinstance(setting.value, ListLiteral):
+        setting = Setting(setting.key, setting.value.items[0])
+    with pytest.raises(NetError) as e:
+        resolve_recipe(override_recipe(parse(BARE), [setting], None))
+    span = e.value.diagnostics[0].span
+    assert span is not None
+    assert span.text == "train.wigets"
 
 
 def test_every_key_of_a_section_is_known() -> None:

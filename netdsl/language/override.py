@@ -41,6 +41,16 @@ class Setting:
         return span if before is None else replace(span, start=before.start())
 
     @property
+    def key_span(self) -> Span:
+        """The span of the key, or that of the value if the key is not in its text."""
+        text = self.value.span.source.text
+        found = re.compile(rf"(?:^|\s){re.escape(self.key)}\s*=").search(text)
+        if found is None:
+            return self.value.span
+        start = text.index(self.key, found.start())
+        return replace(self.value.span, start=start, end=start + len(self.key))
+
+    @property
     def target_section(self) -> str:
         """The section that `train.NAME.KEY=value` would set, as `train.NAME`; else an empty
         string."""
@@ -187,7 +197,11 @@ def _set_entry(
             help = help.replace(f"`{kind}.", f"`{setting.target_section}.")
         raise fail(f"there is no setting called `{setting.key}`", help=help)
     positions = section_keys.arguments
-    changed = {id(x): _set_in_section(x, path, setting, default, positions) for x in sections}
+    is_unknown = bool(section_keys.names) and name not in section_keys.names
+    place = setting.key_span if is_unknown else setting.span
+    changed = {
+        id(x): _set_in_section(x, path, setting, default, positions, place) for x in sections
+    }
     return replace(file, items=tuple(changed.get(id(i), i) for i in file.items))
 
 
@@ -249,31 +263,32 @@ def _set_in_section(
     setting: Setting,
     default: str,
     positions: Mapping[tuple[str, str], tuple[str, ...]],
+    place: Span,
 ) -> s.Section:
-    """Sets an entry, or an argument of the call that is its value, `default` if it is absent."""
+    """Sets an entry, or an argument of the call that is its value, `default` if it is absent.
+    `place` is what messages on the new entry show."""
     value = setting.value
     old_entry = _find_entry(section, path[0])
     if len(path) == 2:
         call = old_entry.value if old_entry is not None else s.Name(setting.span, default)
         if isinstance(call, s.CallExpr | s.Name):
             names = positions.get((f"{section.kind}.{path[0]}", call.name), ())
-            value = _set_argument(call, path[1], setting, names)
+            new = s.Arg(place, path[1], value)
+            value = _set_argument(call, new, names)
     other_entries = tuple(e for e in section.entries if e is not old_entry)
-    return replace(section, entries=(*other_entries, s.SectionEntry(setting.span, path[0], value)))
+    return replace(section, entries=(*other_entries, s.SectionEntry(place, path[0], value)))
 
 
-def _set_argument(
-    call: s.CallExpr | s.Name, name: str, setting: Setting, positions: Sequence[str]
-) -> s.CallExpr:
+def _set_argument(call: s.CallExpr | s.Name, new: s.Arg, positions: Sequence[str]) -> s.CallExpr:
     """Sets an argument by its name. One that is written without a name, at its place in
     `positions`, is replaced there."""
     args = call.args if isinstance(call, s.CallExpr) else ()
-    index = positions.index(name) if name in positions else len(args)
+    index = positions.index(new.name) if new.name in positions else len(args)
     if all(a.name is None for a in args[: index + 1]) and index < len(args):
-        new = s.Arg(setting.span, None, setting.value)
-        return s.CallExpr(call.span, call.name, (*args[:index], new, *args[index + 1 :]))
-    other_args = tuple(a for a in args if a.name != name)
-    return s.CallExpr(call.span, call.name, (*other_args, s.Arg(setting.span, name, setting.value)))
+        unnamed = replace(new, name=None)
+        return s.CallExpr(call.span, call.name, (*args[:index], unnamed, *args[index + 1 :]))
+    other_args = tuple(a for a in args if a.name != new.name)
+    return s.CallExpr(call.span, call.name, (*other_args, new))
 
 
 def _set_param(
