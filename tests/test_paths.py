@@ -212,6 +212,8 @@ def test_the_files_of_mnist_have_many_names(tmp_path: Path, style: str) -> None:
         ("mnist", "train.csv", "as Kaggle's digit-recognizer does"),
         ("mnist", "mnist.npz", "`source = arrays('mnist.npz')`"),
         ("mnist", "MNIST/processed/training.pt", "pickles of an old torchvision"),
+        ("mnist", "FashionMNIST/raw/x", "`source = fashion_mnist` reads it"),
+        ("fashion_mnist", "MNIST/raw/x", "`source = mnist` reads it"),
         ("cifar10", "data_batch_1", "the Python version, a pickle"),
         ("cifar10", "cifar-10-batches-py/data_batch_1", "cifar-10-binary.tar.gz"),
         ("cifar10", "cifar-10-python.tar.gz", "the Python version"),
@@ -261,6 +263,7 @@ def test_arrays_have_names_of_other_libraries(
         ({"labels": np.array(list("abca"), object)}, "Python objects", "labels.astype(str)"),
         ({"images": np.array([1, "a"], object)}, "Python objects", "images must have one size"),
         ({"images": np.zeros((4, 5, 6, 3))}, "float64", "(images * 255).round()"),
+        ({"labels": [-1, 0, 1, 2]}, "the label -1", "`labels + 1`"),
         ({"labels": [1, 2, 3, 4], "classes": list("abcd")}, "the label 4", "`labels - 1`"),
     ],
 )
