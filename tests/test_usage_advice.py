@@ -166,10 +166,12 @@ def test_a_suggested_key_names_the_section_of_its_recipe(key: str, meant: str) -
     ("setting", "help"),
     [
         ("train.epochs=", "write `--set train.epochs=5`"),
+        ("train.epochs=abc", "no variable is called `abc` here"),
+        ("data.batch=None", "leave `batch` out for its default, 64"),
         ("data.source.path=new", """write `--set 'data.source.path="new"'`"""),
     ],
 )
-def test_a_value_that_a_shell_changes_is_explained(setting: str, help: str) -> None:
+def test_a_value_that_cannot_be_set_is_explained(setting: str, help: str) -> None:
     text = BARE.replace("digits", 'folder("old")')
     with pytest.raises(NetError) as e:
         resolve_recipe(override_recipe(parse(text), [setting], None))
