@@ -110,8 +110,9 @@ def _check_label_names(context: SyntaxErrorContext) -> Diagnostic | None:
     name = None
     if context.token == ":" and context.previous_token in _KEYWORDS - {"else"}:
         name = context.previous_token
-    elif context.token in ("and", "or") and re.match(r"\w+\s*:", context.remaining_text):
-        name = context.token
+    elif context.token in ("and", "or") and "NAME" not in context.expected:
+        is_label = re.match(r"\w+\s*:", context.remaining_text)
+        name = context.token if is_label else None
     if name is None:
         return None
     return context.unexpected_token(f"`{name}` cannot be the name of a label; write `{name}_: ...`")
