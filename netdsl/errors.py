@@ -240,8 +240,19 @@ def suggest_word(name: str, known: Iterable[str]) -> str | None:
     names = list(known)
     if (same := suggest_spelling(name, names, _SAME_WORD)) or len(name) > MAX_NAME_CHARACTERS:
         return same
+    if swapped := next((n for n in names if _is_transposition(name.lower(), n.lower())), None):
+        return f"did you mean `{swapped}`?"
     foreign = find_near_counterpart(name, {normalize_word(n): n for n in names})
     return f"did you mean `{foreign}`?" if foreign else suggest_spelling(name, names, _NEAR_WORD)
+
+
+def _is_transposition(word: str, name: str) -> bool:
+    """Whether two neighbouring letters of a name are swapped, as in `sdg`."""
+    differing = [i for i, (a, b) in enumerate(zip(word, name, strict=False)) if a != b]
+    if len(word) != len(name) or len(differing) != 2 or differing[1] - differing[0] != 1:
+        return False
+    i, j = differing
+    return word[i] == name[j] and word[j] == name[i]
 
 
 def _names_within(word: str, known: Iterable[str]) -> Iterator[str]:

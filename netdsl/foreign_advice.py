@@ -37,7 +37,49 @@ _UNSHUFFLE = (
 _OWN_DATA = '`folder("DIR")`, `arrays("FILE.npz")` and `csv("FILE.csv")` read your own data'
 _CROP_SIZE = "remove it: a crop has the size of the net's input"
 
+_COMMANDS = {
+    "fit finetune": "train FILE",
+    "resume": "train --resume DIR",
+    "validate valid": "check FILE` or `netdsl eval WEIGHTS",
+    "val evaluate score": "eval WEIGHTS",
+    "build": "compile FILE",
+    "lint verify": "check FILE",
+    "format": "fmt FILE",
+    "infer inference classify detect demo": "predict WEIGHTS IMAGE",
+    "convert": "import MODEL.onnx -o FILE.net` or `netdsl export WEIGHTS -o MODEL.onnx",
+    "show info print describe": "summary FILE",
+    "profile benchmark bench": "time FILE",
+    "tune search": "sweep FILE --vary 'train.optimizer.lr=[0.1, 0.01]'",
+    "help": "--help",
+    "version": "--version",
+}
+"""Names of other tools for commands, with what to write here after `netdsl`."""
+
+_OPTIONS = {
+    "gpu gpus cuda": "--device cuda",
+    "cpu no_cuda": "--device cpu",
+    "output output_dir save_dir logdir": "--out DIR",
+    "checkpoint continue restore": "--resume DIR",
+    "dataset data_dir data_path": "--data DIR",
+}
+"""Names of other tools for options, with ours."""
+
+_ABSENT_OPTIONS = {
+    "split subset part": (
+        "without an option, the test images are used if there are any, else those that were held "
+        "out for validation"
+    ),
+    "format include type opset": (
+        "the suffix of `-o` chooses the format: `-o x.onnx`, `-o x.safetensors`"
+    ),
+    "workers num_workers": _WITHOUT_LOADER,
+}
+"""Options of other tools that have no counterpart, with what happens instead."""
+
 ADVICE: Mapping[str, Mapping[str, str]] = {
+    "command": _COMMANDS,
+    "option": _OPTIONS,
+    "option without counterpart": _ABSENT_OPTIONS,
     "layer": {
         "adaptiveavgpool adaptiveavgpool2d": (
             "`avgpool(to=7x7)` gives images of 7x7; `globalavgpool` gives one pixel"

@@ -75,10 +75,23 @@ class PicturePrediction:
     error: NetError | None = None
 
 
+def describe_sizes(sizes: Sequence[int], image_shape: tuple[int, ...]) -> str:
+    """What to know about sizes of pictures of which a net, of images `image_shape` (height, width,
+    channels), sees less than half of the short side; empty if there are none."""
+    seen = max(image_shape[:2])
+    large = [n for n in sizes if n > 2 * seen]
+    if not large:
+        return ""
+    listed = " and ".join(map(str, large))
+    middle = dims(image_shape[:2])
+    return f"of pictures of {listed} pixels, the net sees only the middle, {middle} pixels"
+
+
 @dataclass(frozen=True)
 class EvaluationReport:
     """An evaluation on the test, validation or training images (`images` says which). `note` says
-    what is known about training images that the weights were learned from.
+    what is known about training images that the weights were learned from, and about sizes of
+    which the net sees little.
 
     `confusion[i, j]` counts the images of class i predicted as j; there is none for images with
     several labels, nor for so many classes that it would be too large. An image whose scores
@@ -246,8 +259,14 @@ class Predictor:
         on_images = lambda done: on_phase(Phase("evaluating", done, len(samples)))
         batches = [evaluation_batches(samples, network.batch, t) for t in transforms]
         score = self._score(network, recipe, batches, flip, tally, on_images)
+        notes = filter(None, (part.note, describe_sizes(sizes, network.image_shape)))
         return EvaluationReport(
-            score, part.name, self.classes, tally.confusion, part.note, dataset.picture_errors
+            score,
+            part.name,
+            self.classes,
+            tally.confusion,
+            "\n".join(notes),
+            dataset.picture_errors,
         )
 
     def _score(

@@ -41,6 +41,7 @@ from netdsl.value_advice import (
     LITERALS_OF_PYTHON,
     decimal_comma_help,
     explain_called_value,
+    quote_text,
     size_help,
     suggest_for_value,
     unquote,
@@ -314,7 +315,7 @@ class Signature:
             if value.name.lower() in LITERALS_OF_PYTHON:
                 return _suggest_literal(param, value.name.lower())
             if _accepts(param.type, value.name):
-                return f"write `{format_value(value.name)}`"
+                return f"write `{quote_text(value)}`"
             any_name = Symbol("")  # a type that takes any name does not tell whether this is one
             for other in self.params:
                 if _accepts(other.type, value) and not _accepts(other.type, any_name):
@@ -322,14 +323,21 @@ class Signature:
             near = suggest_spelling(value.name, find_words(param.type))
             if near:
                 return near
-        if value == 0 and _accepts(param.type, None):
+        if value == 0 and not isinstance(value, bool) and _accepts(param.type, None):
             return "`none` turns it off"
+        if isinstance(value, int) and value in (0, 1) and _accepts(param.type, bool(value)):
+            return f"write `{format_value(bool(value))}`"
+        if value is False and (literal := _suggest_literal(param, "false")):
+            return literal
         values = _format_given(value)
         names = (f"{self.name}.{param.name}", param.name)
         use = next((x for n in names if (x := find_advice(n, ["use"], values))), None)
         if use and isinstance(value, str):
             use = use.replace('"FILE"', format_value(value))
-        return find_advice(self.name, ["argument"]) or use or suggest_for_value(value)
+        advice = find_advice(self.name, ["argument"]) or use or suggest_for_value(value)
+        if advice is None and value is True:
+            return _suggest_literal(param, "true")
+        return advice
 
     def _advise_on_value(self, param: Param, value: Value) -> str | None:
         """What takes the place of a value that other frameworks would accept."""
@@ -339,7 +347,7 @@ class Signature:
         if word and (advice := find_advice(word, [f"value of {param.name}", "value"])):
             return advice
         if param.name in _SHARES and isinstance(value, int | float) and 2 <= value <= 100:
-            return f"it is a share, not a percentage: `{format_value(value / 100)}`"
+            return f"it is a share, not a percentage: `{format_value(round(value / 100, 6))}`"
         return None
 
     def _make_excess_error(self, arguments: Sequence[Argument], where: Span | None) -> Diagnostic:
@@ -423,7 +431,7 @@ def _format_rejected(value: Value) -> str:
     return f"{text}.0" if is_like_integer else text
 
 
-_SHARES = ("rate", "p", "smoothing")
+_SHARES = ("rate", "p", "smoothing", "top1", "top5")
 """Parameters that are shares of 1, which other tools take as percentages."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from netdsl.errors import Span, suggest_spelling
 from netdsl.foreign_words import find_advice
-from netdsl.values import Argument, Call, Size, Symbol, Value
+from netdsl.values import Argument, Call, Size, Symbol, Value, format_value
 
 LITERALS_OF_PYTHON: Mapping[str, tuple[str, bool | None]] = {
     "true": ("yes", True),
@@ -31,6 +31,8 @@ def _suggest_for_symbol(symbol: Symbol) -> str:
         return explain_label(symbol.name)
     if advice := find_advice(symbol.name, ["operand"]):
         return advice
+    if line := _find_later_let(symbol):
+        return f"`let {symbol.name}` is on line {line}; it can be used only below it, in its body"
     near = suggest_spelling(symbol.name, symbol.variables)
     if not near and symbol.name in INDEX_NAMES:
         near = f"a repeat names its index with `as`: `block * 3 as {symbol.name}`"
@@ -41,6 +43,16 @@ def explain_label(name: str) -> str:
     """Returns a help line for a label where a number is expected."""
     chain, branch = f"`{name} -> relu`", f"`add {{ {name} | conv(8, 1x1) }}`"
     return f"`{name}` is a label: it begins a chain or a branch, {chain} or {branch}"
+
+
+def _find_later_let(symbol: Symbol) -> int | None:
+    """The line of the `let` that defines a name only after its use."""
+    if symbol.span is None:
+        return None
+    pattern = rf"^[^#\n]*\blet\s+{re.escape(symbol.name)}\s*="
+    text = symbol.span.source.text
+    found = re.compile(pattern, re.MULTILINE).search(text, symbol.span.end)
+    return None if found is None else text.count("\n", 0, found.end()) + 1
 
 
 INDEX_NAMES = ("i", "j", "idx", "index")
@@ -105,10 +117,26 @@ def decimal_comma_help(where: Span | None) -> str | None:
 def size_help(numbers: Sequence[Argument]) -> str:
     """How to write numbers that were given one by one as a size."""
     sides = [a.span.text if a.span else str(a.value) for a in numbers]
-    is_channels_first = len(sides) == 3 and sides[1] == sides[2] != sides[0]
-    if is_channels_first:
+    notes = []
+    if len(sides) == 4:
+        sides = sides[1:]
+        notes.append("without the number of images")
+    if len(sides) == 3 and sides[1] == sides[2] != sides[0]:
         sides = [*sides[1:], sides[0]]
-    order = ", with the channels last" if is_channels_first else ""
+        notes.append("with the channels last")
+    order = f", {' and '.join(notes)}" if notes else ""
     if all(side.isdecimal() for side in sides):
         return f"a size is one word{order}: `{'x'.join(sides)}`"
     return f"a computed size is a list{order}: `[{', '.join(sides)}]`"
+
+
+def quote_text(value: Symbol) -> str:
+    """A bare word with the quotes of a text; on a command line, with those that the shell takes
+    away."""
+    quoted = format_value(value.name)
+    span = value.span
+    if span is None or not span.source.text.startswith("--"):
+        return quoted
+    text = span.source.text[: span.start] + quoted + span.source.text[span.end :]
+    option, _, setting = text.partition(" ")
+    return f"{option} '{setting}'"

@@ -1550,7 +1550,7 @@ FAULTS = (
         "set-beside-the-old",
         "language",
         "netdsl/language/override.py",
-        "tuple(a for a in args if a.name != name)",
+        "tuple(a for a in args if a.name != new.name)",
         "tuple(args)",
         ("tests/test_language_edges.py",),
     ),

@@ -20,7 +20,7 @@ from netdsl.data.pictures import pictures_from_paths
 from netdsl.data.samples import Samples
 from netdsl.errors import NetError
 from netdsl.file_io import AtomicFile
-from netdsl.inference import EvaluationReport, Predictor
+from netdsl.inference import EvaluationReport, Predictor, describe_sizes
 from netdsl.training.metrics.class_counts import (
     ClassCounts,
     can_count_pairs,
@@ -300,3 +300,14 @@ def test_of_many_classes_the_worst_are_shown() -> None:
     assert len(lines) == 13
     assert {line.split()[0] for line in lines[3:6]} == {f"class{i}" for i in wrong}
     assert len(lines[3].split()) == 2 + sum(m.measure_classes is not None for m in METRICS.values())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shown"),
+    [((), ""), ((256,), ""), ((448,), ""), ((512,), "512"), ((512, 224, 600), "512 and 600")],
+)
+def test_sizes_of_which_the_net_sees_little_are_named(sizes: tuple[int, ...], shown: str) -> None:
+    note = describe_sizes(sizes, (224, 224, 3))
+    assert note == (
+        shown and f"of pictures of {shown} pixels, the net sees only the middle, 224x224 pixels"
+    )

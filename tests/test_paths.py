@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from netdsl.data.array_advice import describe_doubts
+from netdsl.data.array_advice import advise_count, advise_rows, describe_doubts
 from netdsl.data.path_lookup import PathLookup, expand_home, spell_path
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError, Source, Span, fail
@@ -213,6 +214,8 @@ def test_the_files_of_mnist_have_many_names(tmp_path: Path, style: str) -> None:
         ("mnist", "train.csv", "as Kaggle's digit-recognizer does"),
         ("mnist", "mnist.npz", "`source = arrays('mnist.npz')`"),
         ("mnist", "MNIST/processed/training.pt", "pickles of an old torchvision"),
+        ("mnist", "FashionMNIST/raw/x", "`source = fashion_mnist` reads it"),
+        ("fashion_mnist", "MNIST/raw/x", "`source = mnist` reads it"),
         ("cifar10", "data_batch_1", "the Python version, a pickle"),
         ("cifar10", "cifar-10-batches-py/data_batch_1", "cifar-10-binary.tar.gz"),
         ("cifar10", "cifar-10-python.tar.gz", "the Python version"),
@@ -262,6 +265,7 @@ def test_arrays_have_names_of_other_libraries(
         ({"labels": np.array(list("abca"), object)}, "Python objects", "labels.astype(str)"),
         ({"images": np.array([1, "a"], object)}, "Python objects", "images must have one size"),
         ({"images": np.zeros((4, 5, 6, 3))}, "float64", "(images * 255).round()"),
+        ({"labels": [-1, 0, 1, 2]}, "the label -1", "`labels + 1`"),
         ({"labels": [1, 2, 3, 4], "classes": list("abcd")}, "the label 4", "`labels - 1`"),
     ],
 )
@@ -381,3 +385,33 @@ def test_the_table_of_several_labels() -> None:
     ]
     rows = ["image,predicted,p(x),p(y),error", '"a,b.png",y,0.5,0.75,', "c.png,,,,it is gone"]
     assert format_prediction_table(found, ("x", "y")).splitlines() == rows
+
+
+@pytest.mark.parametrize(
+    ("shape", "made"),
+    [
+        ((5, 784), (5, 28, 28, 1)),
+        ((5, 3072), (5, 32, 32, 3)),
+        ((5, 100), (5, 10, 10, 1)),
+        ((5, 7), None),
+    ],
+)
+def test_advice_on_rows_of_pixels_gives_images(
+    shape: tuple[int, ...], made: tuple[int, ...] | None
+) -> None:
+    advice = advise_rows(shape)
+    if made is None:
+        assert advice is None
+    else:
+        assert advice is not None
+        assert f"`images.reshape(-1, {', '.join(map(str, made[1:]))})`" in advice
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3, 10), (28, 28, 10), (9, 28, 28, 1)])
+def test_advice_on_another_number_of_images_puts_it_first(shape: tuple[int, ...]) -> None:
+    advice = advise_count(shape, (10,))
+    axes = re.search(r"transpose\(([\d, ]+)\)", advice)
+    assert (axes is None) == (shape[0] == 9)
+    if axes is not None:
+        moved = np.zeros(shape, np.uint8).transpose(*map(int, axes[1].split(", ")))
+        assert moved.shape == (10, *shape[:-1])

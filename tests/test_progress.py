@@ -7,13 +7,18 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import netdsl as api
 from netdsl.backends import open_backend
+from netdsl.cli import progress
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
 from netdsl.training.run import heartbeat
@@ -169,6 +174,26 @@ def test_a_terminal_shows_what_a_run_does(tmp_path: Path) -> None:
     assert re.search(r"[-\\|/] reading data", text)
     assert re.search(r"epoch 2/2  loss [\d.]+  accuracy [\d.]+%  val loss [^\r\n]* s\r\n", text)
     assert text.index("\x1b[?25l") < text.index("\x1b[?25h") < text.index("weights in run/best")
+
+
+def test_predict_shows_what_it_does_before_its_first_line(
+    tmp_path: Path, netdsl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases: list[str] = []
+
+    @contextmanager
+    def show(phase: str) -> Iterator[Any]:
+        phases.append(phase)
+        yield SimpleNamespace(on_phase=lambda found: phases.append(found.name))
+
+    (tmp_path / "a.net").write_text(NET.replace("epochs = 2", "epochs = 1"))
+    assert netdsl("train", "a.net", "--device", "reference", "--out", "run")[0] == 0
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    monkeypatch.setattr(progress, "show_progress", show)
+    code, out, _ = netdsl("predict", "run", "x.png", "--device", "reference")
+    assert code == 0
+    assert out.startswith("x.png: ")
+    assert phases == ["reading weights", "compiling kernels"]
 
 
 def _read(terminal: int) -> bytes:

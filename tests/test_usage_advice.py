@@ -9,11 +9,13 @@ import pytest
 import typer
 
 from netdsl import cli
-from netdsl.cli.usage_advice import _OTHER_NAMES, explain
+from netdsl.cli.usage_advice import explain
 from netdsl.data.config import SIGNATURE as DATA_SIGNATURE
 from netdsl.errors import NetError
-from netdsl.language.override import PythonSetting
+from netdsl.foreign_advice import ADVICE
+from netdsl.language.override import PythonSetting, Setting, parse_setting
 from netdsl.language.parse import parse
+from netdsl.language.syntax import ListLiteral
 from netdsl.training.recipe.recipe import SIGNATURE as TRAIN_SIGNATURE
 from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.recipe.settings import SECTION_KEYS, override_recipe
@@ -99,9 +101,11 @@ def test_a_mistake_is_answered_with_what_was_meant(
 
 def test_every_other_name_leads_to_a_command_or_an_option() -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-    for name, usage in _OTHER_NAMES.items():
-        assert name not in commands
+    for names, usage in ADVICE["command"].items():
+        assert not {*names.split()} & {*commands}
         assert usage.split()[0] in (*commands, "--help", "--version")
+    options = {o for c in commands.values() for p in c.params for o in p.opts}
+    assert {usage.split()[0] for usage in ADVICE["option"].values()} <= options
 
 
 def test_another_problem_is_left_as_it_is() -> None:
@@ -133,6 +137,79 @@ def test_only_the_sections_with_a_call_are_set_where_there_is_one() -> None:
     assert resolve_recipe(program).optimizer.arguments["lr"] == 0.01
 
 
+@pytest.mark.parametrize(
+    ("written", "setting", "found"),
+    [
+        ("sgd(0.1)", "train.optimizer.lr=0.25", {"lr": 0.25}),
+        ("sgd(0.1, 0.9)", "train.optimizer.momentum=0.5", {"lr": 0.1, "momentum": 0.5}),
+        ("sgd(0.1)", "train.optimizer.momentum=0.5", {"lr": 0.1, "momentum": 0.5}),
+        ("sgd(momentum=0.9)", "train.optimizer.lr=0.25", {"lr": 0.25, "momentum": 0.9}),
+    ],
+)
+def test_an_argument_written_by_its_position_is_replaced(
+    written: str, setting: str, found: dict[str, float]
+) -> None:
+    text = BARE.replace("epochs = 1", f"optimizer = {written}")
+    arguments = resolve_recipe(override_recipe(parse(text), [setting], None)).optimizer.arguments
+    assert {name: arguments[name] for name in found} == found
+
+
+def test_a_path_written_by_its_position_is_replaced() -> None:
+    text = BARE.replace("digits", 'folder("old")')
+    recipe = resolve_recipe(override_recipe(parse(text), ['data.source.path="new"'], None))
+    assert recipe.data.source is not None
+    assert recipe.data.source.arguments["path"] == "new"
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("beta1", "optimizer.beta1"),
+        ("b.lr", "optimizer.lr"),
+        ("b.epochs", "epochs"),
+        ("b.epoch", "epochs"),
+        ("train.b.lr", "optimizer.lr"),
+        ("train.b.epoch", "epochs"),
+        ("train.b.optimizer.lrr", "optimizer.lr"),
+    ],
+)
+def test_a_suggested_key_names_the_section_of_its_recipe(key: str, meant: str) -> None:
+    text = BARE + "train b { optimizer = adam(beta1=0.8) }\n"
+    with pytest.raises(NetError) as e:
+        override_recipe(parse(text), [f"{key}=0.1"], None)
+    assert e.value.diagnostics[0].help == f"did you mean `train.b.{meant}`?"
+
+
+@pytest.mark.parametrize(
+    ("setting", "help"),
+    [
+        ("train.epochs=", "write `--set train.epochs=5`"),
+        ("train.epochs=abc", "no variable is called `abc` here"),
+        ("data.batch=None", "leave `batch` out for its default, 64"),
+        ("data.source.path=new", """write `--set 'data.source.path="new"'`"""),
+    ],
+)
+def test_a_value_that_cannot_be_set_is_explained(setting: str, help: str) -> None:
+    text = BARE.replace("digits", 'folder("old")')
+    with pytest.raises(NetError) as e:
+        resolve_recipe(override_recipe(parse(text), [setting], None))
+    assert e.value.diagnostics[0].help == help
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("--set", "train.wigets=3"), ("--vary", "train.wigets=[3, 4]")]
+)
+def test_an_unknown_key_is_underlined(option: str, text: str) -> None:
+    setting = parse_setting(text, option)
+    if isinstance(setting.value, ListLiteral):
+        setting = Setting(setting.key, setting.value.items[0])
+    with pytest.raises(NetError) as e:
+        resolve_recipe(override_recipe(parse(BARE), [setting], None))
+    span = e.value.diagnostics[0].span
+    assert span is not None
+    assert span.text == "train.wigets"
+
+
 def test_every_key_of_a_section_is_known() -> None:
     for signature in (TRAIN_SIGNATURE, DATA_SIGNATURE):
         for param in signature.params:
@@ -151,6 +228,9 @@ def test_every_key_of_a_section_is_known() -> None:
         ("optimizer=adam", "`optimizer` is a key of the train section: `train.optimizer`"),
         ("learning-rate=4", "did you mean `train.optimizer.lr`?"),
         ("batch=4", "`batch` is a key of the data section: `data.batch`"),
+        ("train.epoch=3", "did you mean `train.epochs`?"),
+        ("train.epcohs=3", "did you mean `train.epochs`?"),
+        ("data.path=3", "did you mean `data.source.path`?"),
         ("trian.epochs=3", "did you mean `train.epochs`?"),
         ("data=mnist", "did you mean `data.source`?"),
         ("train=b", "`netdsl train FILE:NAME` chooses a recipe"),

@@ -120,16 +120,21 @@ def predict(
     """
     from netdsl.backends import open_backend
     from netdsl.cli.prediction_table import format_prediction_table
+    from netdsl.cli.progress import show_progress
     from netdsl.file_io import write_atomically
     from netdsl.inference import Predictor
+    from netdsl.training.run.phase import Phase
     from netdsl.training.store.output_files import check_outputs, check_suffix
 
     if csv is not None:
         check_suffix(csv, ".csv", "`--csv` writes a table")
         check_outputs([csv], [weights])
-    predictor = Predictor(weights, open_backend(device))
+    with show_progress("reading weights") as display:
+        predictor = Predictor(weights, open_backend(device))
+        display.on_phase(Phase("compiling kernels"))
+        predictions = predictor.predict(_find_images(images))
     found = []
-    for prediction in predictor.predict(_find_images(images)):
+    for prediction in predictions:
         found.append(prediction)
         if prediction.error is not None:
             print_error(prediction.error)

@@ -9,74 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from netdsl.foreign_words import find_advice
+
 Commands = Mapping[str, Any]
 """The parser's commands by their names: `params`, whose `opts` are options, and `help`."""
-
-_OTHER_NAMES = {
-    "fit": "train FILE",
-    "finetune": "train FILE",
-    "resume": "train --resume DIR",
-    "validate": "check FILE` or `netdsl eval WEIGHTS",
-    "valid": "check FILE` or `netdsl eval WEIGHTS",
-    "val": "eval WEIGHTS",
-    "evaluate": "eval WEIGHTS",
-    "score": "eval WEIGHTS",
-    "build": "compile FILE",
-    "lint": "check FILE",
-    "verify": "check FILE",
-    "format": "fmt FILE",
-    "infer": "predict WEIGHTS IMAGE",
-    "inference": "predict WEIGHTS IMAGE",
-    "classify": "predict WEIGHTS IMAGE",
-    "detect": "predict WEIGHTS IMAGE",
-    "demo": "predict WEIGHTS IMAGE",
-    "convert": "import MODEL.onnx -o FILE.net` or `netdsl export WEIGHTS -o MODEL.onnx",
-    "show": "summary FILE",
-    "info": "summary FILE",
-    "print": "summary FILE",
-    "describe": "summary FILE",
-    "profile": "time FILE",
-    "benchmark": "time FILE",
-    "bench": "time FILE",
-    "tune": "sweep FILE --vary 'train.optimizer.lr=[0.1, 0.01]'",
-    "search": "sweep FILE --vary 'train.optimizer.lr=[0.1, 0.01]'",
-    "help": "--help",
-    "version": "--version",
-}
-"""Names of other tools for commands, with what to write here after `netdsl`."""
-
-_OTHER_OPTIONS = {
-    "--gpu": "--device cuda",
-    "--gpus": "--device cuda",
-    "--cuda": "--device cuda",
-    "--cpu": "--device cpu",
-    "--no-cuda": "--device cpu",
-    "--output": "--out DIR",
-    "--output-dir": "--out DIR",
-    "--save-dir": "--out DIR",
-    "--logdir": "--out DIR",
-    "--checkpoint": "--resume DIR",
-    "--continue": "--resume DIR",
-    "--restore": "--resume DIR",
-    "--dataset": "--data DIR",
-    "--data-dir": "--data DIR",
-    "--data-path": "--data DIR",
-}
-"""Names of other tools for options, with ours."""
-
-_WITHOUT_OPTION = {
-    **dict.fromkeys(
-        ("--split", "--subset", "--part"),
-        "without an option, the test images are used if there are any, else those that were held "
-        "out for validation",
-    ),
-    **dict.fromkeys(
-        ("--format", "--include", "--type", "--opset"),
-        "the suffix of `-o` chooses the format: `-o x.onnx`, `-o x.safetensors`",
-    ),
-    **dict.fromkeys(("--workers", "--num-workers"), "remove it; images are read in the background"),
-}
-"""Options of other tools that have no counterpart, with what happens instead."""
 
 
 def explain(problem: str, arguments: Sequence[str], commands: Commands) -> str:
@@ -103,8 +39,8 @@ def _advise_command(word: str, name: str, arguments: Sequence[str], commands: Co
     path = word.partition(".net:")[0]
     if path != word or word.endswith(".net") or Path(word).is_file():
         return f"a command comes first: `netdsl check {word}`, `netdsl train {word}`"
-    if word.lower() in _OTHER_NAMES:
-        return f"write `netdsl {_OTHER_NAMES[word.lower()]}`"
+    if ours := find_advice(word, ["command"]):
+        return f"write `netdsl {ours}`"
     close = get_close_matches(word.lower(), commands, n=1)
     return f"did you mean `{close[0]}`?" if close else f"commands are: {', '.join(commands)}"
 
@@ -118,13 +54,14 @@ def _advise_option(word: str, name: str, arguments: Sequence[str], commands: Com
     close = get_close_matches(option, known, n=1, cutoff=0.8)
     if close:
         return f"did you mean `{close[0]}`?"
-    ours = _OTHER_OPTIONS.get(option, "")
+    word_of_option = option.lstrip("-").replace("-", "_")
+    ours = find_advice(word_of_option, ["option"]) or ""
     if ours.partition(" ")[0] in known:
         return f"write `{ours}`"
     if bare := _drop_option(option, word, arguments):
         return f"a file is named without an option: write `netdsl {bare}`"
-    if option in _WITHOUT_OPTION:
-        return _WITHOUT_OPTION[option]
+    if advice := find_advice(word_of_option, ["option without counterpart"]):
+        return advice
     key = SECTION_KEYS.find(option.lstrip("-"))
     if key is not None and "--set" in known:
         return f"write `--set {shlex.quote(f'{key}={_find_value(word, arguments)}')}`"

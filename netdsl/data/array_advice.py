@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,29 @@ def advise_channels(shape: Shape, channels: int, noun: str = "images") -> str | 
     if channels == 3 and len(shape) in (2, 3) and shape[-1] > 4:
         return f"`np.repeat({noun}[..., None], 3, axis=-1)` converts grey to colour"
     return None
+
+
+def advise_rows(shape: Shape, noun: str = "images") -> str | None:
+    """How to make square images of rows of pixels, grey or in colour, with the channels last."""
+    if len(shape) != 2:
+        return None
+    for channels in (1, 3):
+        side = math.isqrt(shape[1] // channels)
+        if side > 1 and side * side * channels == shape[1]:
+            size = f"{side}, {side}, {channels}"
+            made = f"`{noun}.reshape(-1, {size})`, if the channels of a pixel are side by side"
+            planes = f"`{noun}.reshape(-1, 3, {side}, {side}).transpose(0, 2, 3, 1)`, if not"
+            return f"{made}; {planes}" if channels > 1 else f"`{noun}.reshape(-1, {size})`"
+    return None
+
+
+def advise_count(images: Shape, labels: Shape, noun: str = "images") -> str:
+    """What to do if the first axes of images and labels differ: MATLAB's files have it last."""
+    count = labels[0]
+    if len(images) in (3, 4) and images[-1] == count:
+        axes = ", ".join(map(str, (len(images) - 1, *range(len(images) - 1))))
+        return f"the number of images must come first: `{noun}.transpose({axes})`"
+    return "there must be a label for each image"
 
 
 def advise_image_type(dtype: np.dtype[Any], noun: str = "images") -> str | None:

@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.data.array_advice import SEVERAL_LABELS_ADVICE, advise_image_type, advise_labels
+from netdsl.data.array_advice import (
+    SEVERAL_LABELS_ADVICE,
+    advise_count,
+    advise_image_type,
+    advise_labels,
+    advise_rows,
+)
 from netdsl.data.labels import name_classes, read_labels, read_names
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import NetError, fail, suggest_name
@@ -64,14 +70,20 @@ def check_images_and_labels(images: ArrayHeader, labels: ArrayHeader) -> None:
         help = "images must be bytes from 0 to 255 (uint8): count x height x width x channels"
         if not is_file:
             help += "; floats (and count x values) are used as the net's input"
-        raise fail(str(images), help=advise_image_type(images.dtype, images.name) or help)
+        advice = advise_image_type(images.dtype, images.name)
+        if is_file and advice is None:
+            advice = advise_rows(images.shape, images.name)
+        raise fail(str(images), help=advice or help)
     if not _are_labels(labels.shape, labels.dtype):
         help = advise_labels(labels.shape, labels.dtype, labels.name) or _LABELS_HELP
         raise fail(f"{labels}, not one integer per image", help=help)
     counts = images.shape[0], labels.shape[0]
     if counts[0] != counts[1]:
         holder = f"{images.file} holds" if is_file else "there are"
-        raise fail(f"{holder} {counts[0]:,} {images.name} and {counts[1]:,} {labels.name}")
+        raise fail(
+            f"{holder} {counts[0]:,} {images.name} and {counts[1]:,} {labels.name}",
+            help=advise_count(images.shape, labels.shape, images.name),
+        )
     if not images.size:
         raise fail(f"{images.title} contains no images")
 

@@ -34,7 +34,10 @@ def read_labels(labels: Array, title: str) -> Array:
     if labels.size and (labels.min() < 0 or labels.max() > MAX_LABEL):
         wrong = labels.min() if labels.min() < 0 else labels.max()
         message = f"{title} contains the label {wrong}"
-        raise fail(message, help=f"labels must be integers from 0 to {MAX_LABEL:,}")
+        help = f"labels must be integers from 0 to {MAX_LABEL:,}"
+        if wrong < 0:
+            help = f"classes are numbered from 0: `labels + {-wrong}`, or leave such images out"
+        raise fail(message, help=help)
     return labels.astype(np.int32)
 
 

@@ -41,15 +41,22 @@ def idx_source(
         lambda folder: find_file(folder, FILES["train"][0]) is not None,
         partial(_download, name, base, sha256_by_name),
         ("raw", f"{torch_name}/raw"),
-        _recognise,
+        partial(_recognise, name),
     )
     load = partial(_load, dataset_files, classes)
     find = dataset_files.find
     return DataSource(Signature(name, (PATH,)), load, find, (28, 28, 1), classes, doc)
 
 
-def _recognise(folder: Path) -> str | None:
-    """What to do if a folder holds the data set in another form."""
+_TORCH_NAMES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+"""The sources, and the folders in which torchvision keeps their files."""
+
+
+def _recognise(name: str, folder: Path) -> str | None:
+    """What to do if a folder contains the data set `name` in another form, or a similar one."""
+    for source, torch_name in _TORCH_NAMES.items():
+        if source != name and (folder / torch_name).is_dir():
+            return f"{folder / torch_name} is another data set: `source = {source}` reads it"
     if (folder / "train.csv").is_file():
         return f"{folder / 'train.csv'} {PIXEL_TABLE_HELP}"
     if (folder / "mnist.npz").is_file():

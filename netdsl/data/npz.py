@@ -145,7 +145,8 @@ def _check_pair(
     """Raises NetError if the headers of two arrays are not those of images and their labels."""
     for name in (images_name, labels_name):
         if name not in members:
-            raise fail(f"{path} contains no array `{name}`", help=_SAVE_HELP)
+            message = f"{path} contains no array `{name}`, but {abbreviate([*members])}"
+            raise fail(message, help=_SAVE_HELP)
     images, labels = (
         ArrayHeader(m.name, m.shape, m.dtype, str(path))
         for m in (members[images_name], members[labels_name])

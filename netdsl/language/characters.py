@@ -79,7 +79,10 @@ def _suggest_ascii(text: str, position: int) -> str | None:
     if "ARROW" in name:
         return "write `->`"
     if category == "Pd" or name == "MINUS SIGN":
-        return "write `->`" if text[position + 1 :][:1] == ">" else "write `-`, or `->` for a chain"
+        following = text[position + 1 : position + 2]
+        if following == ">" or following.isdigit():
+            return "write `->`" if following == ">" else "write `-`"
+        return "write `-`, or `->` for a chain"
     if "QUOTATION MARK" in name:
         return 'write `"`'
     plain = unicodedata.normalize("NFKC", character)

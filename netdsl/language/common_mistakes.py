@@ -17,6 +17,7 @@ def find_common_mistake(context: SyntaxErrorContext) -> Diagnostic | None:
     return (
         check_foreign_format(context)
         or _check_foreign_syntax(context)
+        or _check_label_names(context)
         or check_items(context)
         or _check_conditions(context)
         or _check_slices(context)
@@ -103,6 +104,19 @@ def _check_names(context: SyntaxErrorContext) -> Diagnostic | None:
             f"a `{context.previous_token}` belongs outside nets and blocks"
         )
     return None
+
+
+def _check_label_names(context: SyntaxErrorContext) -> Diagnostic | None:
+    """Checks for labels that are called like a word of the language."""
+    name = None
+    if context.token == ":" and context.previous_token in _KEYWORDS - {"else"}:
+        name = context.previous_token
+    elif context.token in ("and", "or") and "NAME" not in context.expected:
+        is_label = re.match(r"\w+\s*:", context.remaining_text)
+        name = context.token if is_label else None
+    if name is None:
+        return None
+    return context.unexpected_token(f"`{name}` cannot be the name of a label; write `{name}_: ...`")
 
 
 def _check_conditions(context: SyntaxErrorContext) -> Diagnostic | None:
@@ -327,11 +341,6 @@ def _check_punctuation(context: SyntaxErrorContext) -> Diagnostic | None:
             return context.unexpected_token(f"a label is written `{name}: {shown}`")
         help = f"a label is written `{name}: ...`, a number `let {name} = ...`"
         return context.unexpected_token(help)
-    if context.token == ":" and context.previous_token in ("in", "not"):
-        name = context.previous_token
-        return context.unexpected_token(
-            f"`{name}` cannot be the name of a label; write `{name}_: ...`"
-        )
     if context.token == ":" and context.preceding_tokens[-2:-1] in (["->"], ["("]):
         name = context.previous_token
         help = f"a label begins a statement and names the end of its chain: `{name}: a -> b`"

@@ -132,6 +132,9 @@ def _check_character(source: Source, position: int) -> Diagnostic | None:
     if text[position].isdigit():
         m = re.compile(r"[\w.]+").match(text, position)
         assert m is not None
+        is_exponent = re.fullmatch(r"[\d.]+e", m[0]) and m.end() < len(text)
+        if is_exponent and not text[m.end()].isascii():
+            return explain_character(source, m.end())
         help = "put an operator or a space in between: a size is `3x3`, a product `4*c`"
         if bounds := re.fullmatch(r"(\d+)\.\.(\d{1,9})", m[0]):
             help = f"`range({bounds[1]}, {int(bounds[2]) + 1})` is [{bounds[1]}, ..., {bounds[2]}]"

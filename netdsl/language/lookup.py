@@ -8,6 +8,7 @@ from netdsl.errors import NetError, Span, fail, suggest_alias, suggest_word
 from netdsl.language import syntax as s
 from netdsl.language.characters import describe_foreign_letters
 from netdsl.language.evaluate import Function, InvalidValue, Unknown
+from netdsl.language.foreign_calls import suggest_call
 from netdsl.language.frame import Frame
 from netdsl.language.functions import FUNCTIONS
 from netdsl.language.program import Program
@@ -26,7 +27,7 @@ def find_layer(step: s.Step, frame: Frame, program: Program) -> Layer:
     branches are missing."""
     layer = LAYERS.get(step.name)
     if layer is None:
-        help = _find_later_label(step, program) or _unknown_name_help(step.name, frame, program)
+        help = _unknown_name_help(step, frame, program)
         raise fail(f"unknown layer or block `{step.name}`", step.name_span, help=help)
     if layer.arity == "many" and not step.branches:
         given = [
@@ -47,8 +48,11 @@ def is_layer(name: str, program: Program) -> bool:
     return (name in LAYERS or name in program.blocks) and name not in INITIALISERS
 
 
-def _unknown_name_help(name: str, frame: Frame, program: Program) -> str:
+def _unknown_name_help(step: s.Step, frame: Frame, program: Program) -> str:
     """A help line for a name that is neither a layer nor a block."""
+    if found := _find_unreachable_label(step, program) or suggest_call(step):
+        return found
+    name = step.name
     value = frame.expression_scope(frame.incoming).find(name)
     if isinstance(value, Function):
         return f"`{name}` is a function of numbers; a function of layers is a `block`"
@@ -85,16 +89,24 @@ def suggest_for_unknown_layer(name: str, labels: Iterable[str], program: Program
     return f"{near} Otherwise {define}" if near else define
 
 
-def _find_later_label(step: s.Step, program: Program) -> str | None:
-    """A help line for the name of a label that comes later in the text of the same net or block."""
-    for item in (*program.items, *program.blocks.values()):
-        if not _contains(item.span, step.span):
-            continue
-        for chain in s.walk(item):
-            if isinstance(chain, s.Chain) and chain.label == step.name:
-                line, _ = chain.span.position
-                return f"the label `{step.name}` is on line {line}; it can be used only after that"
+def _find_unreachable_label(step: s.Step, program: Program) -> str | None:
+    """A help line for the name of a label that comes later in the same net or block, or that
+    another one has."""
+    items = (*program.items, *program.blocks.values())
+    own = [item for item in items if _contains(item.span, step.span)]
+    if line := _find_label_line(step.name, own):
+        return f"the label `{step.name}` is on line {line}; it can be used only after that"
+    for item in items:
+        if isinstance(item, s.Net | s.Block) and _find_label_line(step.name, [item]):
+            kind = "net" if isinstance(item, s.Net) else "block"
+            where = f"`{step.name}` is a label in the {kind} `{item.name}`"
+            return f"{where}; a label can be used only in its own net or block"
     return None
+
+
+def _find_label_line(label: str, items: Iterable[s.SyntaxNode]) -> int | None:
+    chains = (x for item in items for x in s.walk(item) if isinstance(x, s.Chain))
+    return next((x.span.position[0] for x in chains if x.label == label), None)
 
 
 def duplicate_label_error(chain: s.Chain, path: str, program: Program) -> NetError:

@@ -6,11 +6,11 @@ So the text that is printed, saved and run is always the same.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from netdsl.errors import NetError, Span, fail, suggest_name, suggest_spelling
-from netdsl.foreign_words import find_counterpart, normalize_word
+from netdsl.errors import NetError, Span, fail, suggest_name, suggest_spelling, suggest_word
+from netdsl.foreign_words import find_advice, find_counterpart, normalize_word
 from netdsl.language import syntax as s
 from netdsl.language.parse import parse_expression
 from netdsl.language.unparse import expression_text
@@ -41,6 +41,16 @@ class Setting:
         return span if before is None else replace(span, start=before.start())
 
     @property
+    def key_span(self) -> Span:
+        """The span of the key, or that of the value if the key is not in its text."""
+        text = self.value.span.source.text
+        found = re.compile(rf"(?:^|\s){re.escape(self.key)}\s*=").search(text)
+        if found is None:
+            return self.value.span
+        start = text.index(self.key, found.start())
+        return replace(self.value.span, start=start, end=start + len(self.key))
+
+    @property
     def target_section(self) -> str:
         """The section that `train.NAME.KEY=value` would set, as `train.NAME`; else an empty
         string."""
@@ -54,6 +64,8 @@ def parse_setting(text: str, option: str = "--set") -> Setting:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise fail(f"`{text}` is not a setting", help=f"write `{option} {_EXAMPLES[option][0]}`")
+    if not value.strip():
+        raise fail(f"`{text}` has no value", help=f"write `{option} {_EXAMPLES[option][0]}`")
     return Setting(key.strip(), _parse_value(text, value, option))
 
 
@@ -67,12 +79,14 @@ _EXAMPLES = {
 @dataclass(frozen=True)
 class SectionKeys:
     """The keys that sections may have, with those of the arguments in them, as `train.epochs` and
-    `train.optimizer.lr`; the names of the calls that are the defaults of some; and for names of
-    keys and of entries where they belong, for messages."""
+    `train.optimizer.lr`; the names of the calls that are the defaults of some; for names of
+    keys and of entries where they belong, for messages; and the arguments that the call of a key
+    takes, by key and call, in the order of their positions."""
 
     names: tuple[str, ...] = ()
     default_calls: Mapping[str, str] = field(default_factory=dict)
     homes: Mapping[str, str] = field(default_factory=dict)
+    arguments: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     def find(self, word: str) -> str | None:
         """The key of which a word is the last part, also in another framework's spelling."""
@@ -177,31 +191,61 @@ def _set_entry(
     if len(path) > 1:
         without_entry = [x for x in sections if default and _find_entry(x, path[0]) is None]
         sections = [x for x in sections if _has_call(x, path)] or without_entry
-    if not sections or len(path) > 2 or (len(path) == 1 and _belongs_elsewhere(name, section_keys)):
-        raise fail(
-            f"there is no setting called `{setting.key}`",
-            help=_suggest_key(name, section_keys) or f"settings are: {kind}.KEY",
-        )
-    argument = section_keys.find(path[1]) if len(path) == 2 else None
-    if argument and name not in section_keys.names and argument.startswith(f"{kind}.{path[0]}."):
-        raise fail(
-            f"there is no setting called `{setting.key}`", help=f"did you mean `{argument}`?"
-        )
-    changed = {id(x): _set_in_section(x, path, setting, default) for x in sections}
+    near = _find_near_key(name, section_keys)
+    is_other = len(path) == 1 and _is_other_key(name, section_keys)
+    if not sections or len(path) > 2 or is_other or near:
+        help = near or _suggest_key(name, section_keys) or f"settings are: {kind}.KEY"
+        if named_sections and setting.key != name:
+            help = help.replace(f"`{kind}.", f"`{setting.target_section}.")
+        raise fail(f"there is no setting called `{setting.key}`", help=help)
+    positions = section_keys.arguments
+    is_unknown = bool(section_keys.names) and name not in section_keys.names
+    place = setting.key_span if is_unknown else setting.span
+    changed = {
+        id(x): _set_in_section(x, path, setting, default, positions, place) for x in sections
+    }
     return replace(file, items=tuple(changed.get(id(i), i) for i in file.items))
 
 
-def _belongs_elsewhere(key: str, section_keys: SectionKeys) -> bool:
-    """Whether a section has no such key, but another, or a call in one, has one of that name."""
-    section, _, name = key.rpartition(".")
-    found = section_keys.find(name) if key not in section_keys.names else None
-    return found is not None and found.rpartition(".")[0] != section
+def _is_other_key(key: str, section_keys: SectionKeys) -> bool:
+    """Whether a section has no such key, but one of that name is elsewhere, or is spelt otherwise,
+    as `epoch`."""
+    return key not in section_keys.names and section_keys.find(key.rpartition(".")[2]) is not None
 
 
-def _suggest_key(key: str, section_keys: SectionKeys) -> str | None:
-    """A help line with the key of a section that a wrong one probably means."""
+def _find_near_key(key: str, section_keys: SectionKeys) -> str | None:
+    """A help line with the key of the same section or call of which a wrong one is a misspelling.
+    The file may have that one already, which is then no reason to remove the setting."""
+    owner, _, word = key.rpartition(".")
+    names = [n.rpartition(".")[2] for n in section_keys.names if n.rpartition(".")[0] == owner]
+    if word in names or find_advice(word, [f"key of {owner}", "key"]):
+        return None
+    found = suggest_word(word, names)
+    return found and found.replace("`", f"`{owner}.", 1)
+
+
+def _suggest_key(
+    key: str, section_keys: SectionKeys, sections: Sequence[s.Section] = ()
+) -> str | None:
+    """A help line with the key that a wrong one probably means: one that the file's `sections`
+    have, in the unnamed one rather than in another; else one that they may have."""
+    for section in sorted(sections, key=lambda x: x.name is not None):
+        for name in _written_names(section):
+            if name == key or name.endswith(f".{key}"):
+                prefix = f"{section.kind}.{section.name}" if section.name else section.kind
+                return f"did you mean `{prefix}.{name}`?"
+    if key in section_keys.homes and "." not in key:
+        return section_keys.homes[key]
     found = section_keys.find(key.rpartition(".")[2])
     return f"did you mean `{found}`?" if found else suggest_spelling(key, section_keys.names)
+
+
+def _written_names(section: s.Section) -> Iterator[str]:
+    """The names of a section's entries, and of the arguments in them, as `optimizer.lr`."""
+    for entry in (e for e in section.entries if isinstance(e, s.SectionEntry)):
+        args = entry.value.args if isinstance(entry.value, s.CallExpr) else ()
+        yield entry.name
+        yield from (f"{entry.name}.{a.name}" for a in args if a.name)
 
 
 def _find_entry(section: s.Section, name: str) -> s.SectionEntry | None:
@@ -216,23 +260,37 @@ def _has_call(section: s.Section, path: list[str]) -> bool:
 
 
 def _set_in_section(
-    section: s.Section, path: list[str], setting: Setting, default: str
+    section: s.Section,
+    path: list[str],
+    setting: Setting,
+    default: str,
+    positions: Mapping[tuple[str, str], tuple[str, ...]],
+    place: Span,
 ) -> s.Section:
-    """Sets an entry, or an argument of the call that is its value, `default` if it is absent."""
+    """Sets an entry, or an argument of the call that is its value, `default` if it is absent.
+    `place` is what messages on the new entry show."""
     value = setting.value
     old_entry = _find_entry(section, path[0])
     if len(path) == 2:
         call = old_entry.value if old_entry is not None else s.Name(setting.span, default)
         if isinstance(call, s.CallExpr | s.Name):
-            value = _set_argument(call, path[1], setting)
+            names = positions.get((f"{section.kind}.{path[0]}", call.name), ())
+            new = s.Arg(place, path[1], value)
+            value = _set_argument(call, new, names)
     other_entries = tuple(e for e in section.entries if e is not old_entry)
-    return replace(section, entries=(*other_entries, s.SectionEntry(setting.span, path[0], value)))
+    return replace(section, entries=(*other_entries, s.SectionEntry(place, path[0], value)))
 
 
-def _set_argument(call: s.CallExpr | s.Name, name: str, setting: Setting) -> s.CallExpr:
+def _set_argument(call: s.CallExpr | s.Name, new: s.Arg, positions: Sequence[str]) -> s.CallExpr:
+    """Sets an argument by its name. One that is written without a name, at its place in
+    `positions`, is replaced there."""
     args = call.args if isinstance(call, s.CallExpr) else ()
-    other_args = tuple(a for a in args if a.name != name)
-    return s.CallExpr(call.span, call.name, (*other_args, s.Arg(setting.span, name, setting.value)))
+    index = positions.index(new.name) if new.name in positions else len(args)
+    if all(a.name is None for a in args[: index + 1]) and index < len(args):
+        unnamed = replace(new, name=None)
+        return s.CallExpr(call.span, call.name, (*args[:index], unnamed, *args[index + 1 :]))
+    other_args = tuple(a for a in args if a.name != new.name)
+    return s.CallExpr(call.span, call.name, (*other_args, new))
 
 
 def _set_param(
@@ -260,11 +318,9 @@ def _set_param(
     patterns = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
     keys = [*parameter_names(table, target), *net_keys, *constants, *patterns]
     help = (
-        _suggest_section(sections, key)
-        or _suggest_entry(sections, key)
-        or section_keys.homes.get(key)
+        _suggest_section(sections, key, section_keys)
         or _suggest_parameter(file, target if target in table.own else first, key)
-        or _suggest_key(key, section_keys)
+        or _suggest_key(key, section_keys, sections)
         or suggest_name(key, keys, "settings are")
     )
     raise fail(f"there is no setting called `{key}`", help=help)
@@ -285,27 +341,22 @@ def _suggest_parameter(file: s.File, net: str, key: str) -> str | None:
     )
 
 
-def _suggest_section(sections: Sequence[s.Section], key: str) -> str | None:
+def _suggest_section(
+    sections: Sequence[s.Section], key: str, section_keys: SectionKeys
+) -> str | None:
     """What was meant by a key that names a section only, or that begins with a section's name."""
     if key == "data":
         return "did you mean `data.source`?"
     if key == "train":
         return "`netdsl train FILE:NAME` chooses a recipe; settings are `train.KEY`"
-    named = next((x for x in sections if x.name == key.partition(".")[0]), None)
-    return f"did you mean `{named.kind}.{key}`?" if named and "." in key else None
-
-
-def _suggest_entry(sections: Sequence[s.Section], key: str) -> str | None:
-    """The whole name of an entry of the file's sections, or of an argument in one, of which `key`
-    is the end; for the unnamed section rather than for another."""
-    for section in sorted(sections, key=lambda x: x.name is not None):
-        for entry in (e for e in section.entries if isinstance(e, s.SectionEntry)):
-            args = entry.value.args if isinstance(entry.value, s.CallExpr) else ()
-            names = [entry.name, *(f"{entry.name}.{a.name}" for a in args if a.name)]
-            for name in names:
-                if name == key or name.endswith(f".{key}"):
-                    return f"did you mean `{section.kind}.{name}`?"
-    return None
+    name, dot, word = key.partition(".")
+    named = next((x for x in sections if x.name == name), None)
+    if named is None or not dot:
+        return None
+    prefix = f"{named.kind}.{name}"
+    is_known = f"{named.kind}.{word}" in section_keys.names
+    kind, _, found = (section_keys.find(word.rpartition(".")[2]) or "").partition(".")
+    return f"did you mean `{prefix}.{found if kind == named.kind and not is_known else word}`?"
 
 
 def _set_net_param(file: s.File, table: NetTable, net: str, arg: s.Arg) -> s.File:

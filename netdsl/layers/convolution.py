@@ -15,7 +15,7 @@ from netdsl.layers.init import (
     Fans,
     find_initialiser,
 )
-from netdsl.layers.layer import Layer, Site, Widths, image_shape
+from netdsl.layers.layer import Layer, Site, Widths, advise_groups, image_shape
 from netdsl.ops.distributions import DISTRIBUTIONS
 from netdsl.ops.windows import Pads, Pair, dilated_size, output_size
 from netdsl.parameter_types import Extent, Integer, TypeMismatch
@@ -146,7 +146,7 @@ def _check_groups(inner: int, outer: int, groups: int) -> None:
     if inner % groups or outer % groups:
         raise fail(
             f"{inner} channels in and {outer} out cannot be divided into {groups} groups",
-            help="both must be multiples of `groups`",
+            help=advise_groups(math.gcd(inner, outer), "groups={}", whole="both"),
         )
 
 

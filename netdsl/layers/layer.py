@@ -122,6 +122,15 @@ def channel_count(x: Node) -> int:
     return x.type.shape[-1]
 
 
+def advise_groups(channels: int, example: str, whole: str = "") -> str:
+    """A help line with the numbers of groups that divide `channels`; `whole` is what they divide,
+    for the message."""
+    divisors = [g for g in range(min(2, channels), channels + 1) if channels % g == 0][:6]
+    listed = ", ".join(map(str, divisors))
+    whole = whole or str(channels)
+    return f"the groups must divide {whole}: {listed}, as in `{example.format(divisors[0])}`"
+
+
 def image_shape(x: Node, layer_name: str) -> tuple[int, int, int, int]:
     """Returns the shape of a batch of images. Raises NetError if `x` is not one."""
     if x.type.rank != 4:

@@ -9,7 +9,7 @@ from typing import Any
 from netdsl.errors import fail
 from netdsl.ir.views import extract_row
 from netdsl.layers.init import ChannelInitialiser
-from netdsl.layers.layer import Layer, Site, channel_count, image_shape
+from netdsl.layers.layer import Layer, Site, advise_groups, channel_count, image_shape
 from netdsl.parameter_types import Boolean, Choice, Float, Integer
 from netdsl.signature import BoundCall, Param, Signature
 from netdsl.types import Node
@@ -96,10 +96,10 @@ def _groupnorm(site: Site, x: Node, groups: int, eps: float, **scale: Any) -> No
     """Wu & He 2018: moments of each sample over the image and a group of channels."""
     c = channel_count(x)
     if c % groups:
-        divisors = [g for g in range(min(2, c), c + 1) if c % g == 0][:6]
-        listed = ", ".join(map(str, divisors))
-        help = f"the groups must divide {c}: {listed}, as in `groupnorm({divisors[0]})`"
-        raise fail(f"{c} channels cannot be divided into {groups} groups", help=help)
+        raise fail(
+            f"{c} channels cannot be divided into {groups} groups",
+            help=advise_groups(c, "groupnorm({})"),
+        )
     b, axes = site.b, tuple(range(1, x.type.rank - 1))
     if axes:
         m = _group_moments(site, b.moments(x, axes=axes), groups)

@@ -9,7 +9,15 @@ from typing import Any
 
 from netdsl.errors import fail
 from netdsl.ir.views import slice_axis
-from netdsl.layers.layer import MAX_PARTS, Layer, Site, Widths, channel_count, image_shape
+from netdsl.layers.layer import (
+    MAX_PARTS,
+    Layer,
+    Site,
+    Widths,
+    advise_groups,
+    channel_count,
+    image_shape,
+)
 from netdsl.parameter_types import (
     OPTIONAL_EXTENT,
     Choice,
@@ -259,7 +267,7 @@ def _shuffle(site: Site, x: Node, groups: int) -> Node:
     if c % groups:
         raise fail(
             f"{c} channels cannot be divided into {groups} groups",
-            help="`shuffle` needs a number of channels that is a multiple of `groups`",
+            help=advise_groups(c, "shuffle({})"),
         )
     b, last = site.b, x.type.rank
     split = b.reshape(x, shape=(*x.type.shape[:-1], groups, c // groups))

@@ -1,11 +1,12 @@
-"""Where a key or an entry that is written in the wrong section belongs, for messages."""
+"""The keys of the sections with the entries and arguments that they take: where each belongs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from netdsl.parameter_types import ListOf, OneOf, ParameterType
-from netdsl.signature import CallOf, Param, Signature, TableType
+from netdsl.signature import CallOf, Signature, TableType
 
 
 def find_homes(signatures: tuple[Signature, ...]) -> Mapping[str, str]:
@@ -17,26 +18,38 @@ def find_homes(signatures: tuple[Signature, ...]) -> Mapping[str, str]:
         for param in section.params:
             path = f"{section.name}.{param.name}"
             homes[param.name] = f"`{param.name}` is a key of the {section.name} section: `{path}`"
-    calls = [found for section in signatures for found in _find_calls(section)]
-    for section_name, param, is_list, name, _ in calls:
-        value = f"[{name}]" if is_list else name
-        help = f"`{name}` belongs in `{section_name}.{param.name}`: `{param.name} = {value}`"
-        homes.setdefault(name, help)
-    for section_name, param, is_list, name, argument_names in calls:
-        for argument in argument_names:
-            call = f"{name}({argument}=...)"
-            value = f"[{call}]" if is_list else call
-            help = (
-                f"`{argument}` is an argument in `{section_name}.{param.name}`: "
-                f"`{param.name} = {value}`"
-            )
+    calls = [call for section in signatures for call in find_calls(section)]
+    for call in calls:
+        value = f"[{call.name}]" if call.is_list else call.name
+        help = f"`{call.name}` belongs in `{call.key}`: `{call.param} = {value}`"
+        homes.setdefault(call.name, help)
+    for call in calls:
+        for argument in call.arguments:
+            example = f"{call.name}({argument}=...)"
+            value = f"[{example}]" if call.is_list else example
+            help = f"`{argument}` is an argument in `{call.key}`: `{call.param} = {value}`"
             homes.setdefault(argument, help)
     return homes
 
 
-def _find_calls(section: Signature) -> Iterator[tuple[str, Param, bool, str, tuple[str, ...]]]:
-    """The entries that a section's keys take: the section, the key, whether it is a list of
-    entries, the entry and its arguments."""
+@dataclass(frozen=True)
+class KeyCall:
+    """An entry of a table that a section's key takes, with the names of its arguments;
+    `is_list`: as one of a list."""
+
+    section: str
+    param: str
+    is_list: bool
+    name: str
+    arguments: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.section}.{self.param}"
+
+
+def find_calls(section: Signature) -> Iterator[KeyCall]:
+    """The entries that a section's keys take."""
     for param in section.params:
         for kind in _alternatives(param.type):
             is_list = isinstance(kind, ListOf)
@@ -44,7 +57,7 @@ def _find_calls(section: Signature) -> Iterator[tuple[str, Param, bool, str, tup
             if isinstance(item, CallOf | TableType):
                 for name, record in item.table.items():
                     arguments = tuple(p.name for p in record.signature.params)
-                    yield section.name, param, is_list, name, arguments
+                    yield KeyCall(section.name, param.name, is_list, name, arguments)
 
 
 def _alternatives(kind: ParameterType) -> tuple[ParameterType, ...]:

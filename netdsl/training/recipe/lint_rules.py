@@ -188,6 +188,20 @@ def find_channel_fans(subject: Subject) -> Iterator[Finding]:
                 )
 
 
+def find_numeric_bias(subject: Subject) -> Iterator[Finding]:
+    """Finds 0 and 1 as a switch, which are initial values. A name for one is meant so."""
+    for layer in subject.network.layers:
+        for argument in layer.written:
+            value, text = argument.value, argument.span.text if argument.span else ""
+            if argument.name == "bias" and value in (0, 1) and text.endswith(("0", "1")):
+                yield Finding(
+                    f"`bias={value}` of `{layer.layer_type}` is a bias that starts at {value}",
+                    layer.span,
+                    f"write `bias={format_value(bool(value))}`, or `bias=constant({value})` if "
+                    "you mean the initial value",
+                )
+
+
 _MAX_BRANCH_SCALE = 0.001
 """Initial factors up to this are for the end of a residual branch; 1/255 scales pixels."""
 

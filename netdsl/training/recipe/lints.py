@@ -30,6 +30,7 @@ from netdsl.training.recipe.lint_rules import (
     find_late_step,
     find_long_warmup,
     find_main_path,
+    find_numeric_bias,
     find_pytorch_order,
     find_reversed_best,
     find_squashed_scores,
@@ -266,6 +267,13 @@ LINTS: dict[str, Lint] = {
             _per_subject(find_channel_fans),
             "net a { input(32x32x3); batchnorm(gamma=he) }\n",
             "net a { input(32x32x3); batchnorm(gamma=normal(0.1)) -> conv(3, 1x1, weight=he) }\n",
+        ),
+        Lint(
+            "numeric-bias",
+            "`bias` is 0 or 1, an initial value, where `no` or `yes` was probably meant",
+            _per_subject(find_numeric_bias),
+            _net("conv(4, 3x3, bias=0) -> fc(10)"),
+            _net("conv(4, 3x3, bias=constant(0)) -> conv(4, 3x3, bias=no) -> fc(10)"),
         ),
         Lint(
             "main-path",

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from netdsl.data.config import SIGNATURE as DATA_SIGNATURE
 from netdsl.language import syntax as s
 from netdsl.language.override import SectionKeys, Setting, override
 from netdsl.language.program import Program, build_program
-from netdsl.training.recipe.losses import LOSSES
-from netdsl.training.recipe.optimizers import OPTIMIZERS
+from netdsl.training.recipe.key_homes import find_calls
 from netdsl.training.recipe.recipe import HOMES, net_name
 from netdsl.training.recipe.recipe import SIGNATURE as TRAIN_SIGNATURE
-from netdsl.training.recipe.schedules import SCHEDULES
 from netdsl.values import Symbol
 
-_TABLES: Mapping[str, Mapping[str, Any]] = {
-    "optimizer": OPTIMIZERS,
-    "schedule": SCHEDULES,
-    "loss": LOSSES,
-}
-"""The keys of `train` whose value is a call, with the records of what may be called."""
+_SECTIONS = (TRAIN_SIGNATURE, DATA_SIGNATURE)
+_CALLS = tuple(
+    call for section in reversed(_SECTIONS) for call in find_calls(section) if not call.is_list
+)
+"""What keys take as a call, the source of the data first."""
+
+
+_DEFAULTS = {f"{x.name}.{p.name}": p.default for x in _SECTIONS for p in x.params}
 
 
 def _list_keys() -> Iterator[str]:
-    for signature in (TRAIN_SIGNATURE, DATA_SIGNATURE):
+    for signature in _SECTIONS:
         yield from (f"{signature.name}.{p.name}" for p in signature.params)
-    for key, records in _TABLES.items():
-        for record in records.values():
-            yield from (f"train.{key}.{p.name}" for p in record.signature.params)
+    for call in _CALLS:
+        yield from (f"{call.key}.{argument}" for argument in call.arguments)
 
 
 SECTION_KEYS = SectionKeys(
     tuple(dict.fromkeys(_list_keys())),
     {
-        f"train.{p.name}": p.default.name
-        for p in TRAIN_SIGNATURE.params
-        if p.name in _TABLES and isinstance(p.default, Symbol)
+        call.key: call.name
+        for call in _CALLS
+        if call.arguments and Symbol(call.name) == _DEFAULTS.get(call.key)
     },
     HOMES,
+    {(call.key, call.name): call.arguments for call in _CALLS},
 )
 
 

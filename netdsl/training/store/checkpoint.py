@@ -124,7 +124,8 @@ def load(path: Path) -> Checkpoint:
     """Reads a checkpoint. Raises NetError where the file is missing, damaged or not ours. Every
     size is held against the file's own before anything of that size is made."""
     if not path.is_file():
-        raise fail(f"there is no checkpoint {path}", help=suggest_runs([path]))
+        place = f"in the folder {path}" if path.is_dir() else str(path)
+        raise fail(f"there is no checkpoint {place}", help=suggest_runs([path]))
     check_kind(path, CHECKPOINT)
     try:
         with path.open("rb") as f:
