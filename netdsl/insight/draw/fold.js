@@ -327,7 +327,7 @@
 
   function start(figure) {
     const data = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
-    const svg = figure.querySelector("svg");
+    const svg = figure.querySelector(".scroll svg");
     const view = { open: new Set(data.open), short: new Set(data.short) };
     const find = (kind) =>
       [...svg.querySelectorAll(`[data-${kind}]`)].map((e) => [e.getAttribute(`data-${kind}`), e]);
