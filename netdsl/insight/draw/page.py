@@ -9,7 +9,7 @@ from typing import Any
 from netdsl.insight.draw import layout as sizes
 from netdsl.insight.draw.blocks import Block, Lane, Leaf, Parallel, Series
 from netdsl.insight.draw.colors import DARK, LIGHT, make_style
-from netdsl.insight.draw.diagram import Arrangement, Diagram, View
+from netdsl.insight.draw.diagram import Arrangement, Diagram, DiagramView
 from netdsl.insight.draw.header import Header
 from netdsl.insight.draw.layout import lay_out
 from netdsl.insight.draw.svg import (
@@ -109,7 +109,7 @@ def write_page(drawing: Drawing) -> str:
     )
 
 
-def _write_data(diagram: Diagram, view: View, prefix: str) -> str:
+def _write_data(diagram: Diagram, view: DiagramView, prefix: str) -> str:
     """The data for the script as JSON that no text can end early."""
     groups = {}
     for group in diagram.tree.root.groups:

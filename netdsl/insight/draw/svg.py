@@ -19,9 +19,9 @@ from netdsl.insight.draw.boxes import (
     make_title,
 )
 from netdsl.insight.draw.colors import LIGHT, make_style
-from netdsl.insight.draw.diagram import Arrangement, Diagram, View, find_shown_children
+from netdsl.insight.draw.diagram import Arrangement, Diagram, DiagramView, find_shown_children
 from netdsl.insight.draw.header import SWATCH_HEIGHT, SWATCH_WIDTH, Header
-from netdsl.insight.draw.layout import Layout, Point, Rectangle, Route
+from netdsl.insight.draw.layout import DiagramLayout, Point, Rectangle, Route
 from netdsl.insight.draw.links import is_exit
 from netdsl.insight.draw.text_width import measure_text
 from netdsl.insight.draw.tree import Box, Group, Item
@@ -49,8 +49,8 @@ class Drawing:
     """A diagram as it is shown, below a header."""
 
     diagram: Diagram
-    view: View
-    layout: Layout
+    view: DiagramView
+    layout: DiagramLayout
     header: Header
 
     @property
@@ -72,7 +72,12 @@ class SvgWriter:
     that open and fold the groups; `prefix` begins the ids, so that a page can hold several."""
 
     def __init__(
-        self, diagram: Diagram, view: View, layout: Layout, prefix: str, is_foldable: bool = False
+        self,
+        diagram: Diagram,
+        view: DiagramView,
+        layout: DiagramLayout,
+        prefix: str,
+        is_foldable: bool = False,
     ) -> None:
         self.diagram = diagram
         self.view = view
