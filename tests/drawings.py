@@ -12,7 +12,7 @@ from netdsl.insight.draw.boxes import PADDING
 from netdsl.insight.draw.diagram import Diagram, DiagramView, find_shown_children
 from netdsl.insight.draw.layout import DiagramLayout, Rectangle, Route
 from netdsl.insight.draw.links import is_port
-from netdsl.insight.draw.tree import Box, Entry, Group, Item, NetTree, assemble_tree
+from netdsl.insight.draw.tree import Entry, Group, Item, LayerBox, NetTree, assemble_tree
 
 EPSILON = 0.01
 
@@ -26,7 +26,7 @@ def trees(draw: st.DrawFn) -> NetTree:
         groups += [f"{name}{i}" for name in draw(st.lists(st.sampled_from("gh"), max_size=2))]
         is_elementwise = i > 0 and draw(st.booleans())
         size = draw(st.sampled_from((3, 30)))
-        box = Box(f"b{i}", f"b{i}", "word", "l" * size, "p", "8x8", "dense", is_elementwise)
+        box = LayerBox(f"b{i}", f"b{i}", "word", "l" * size, "p", "8x8", "dense", is_elementwise)
         entries.append(Entry(tuple(groups), box))
         count = 1 if is_elementwise else 3
         readable = st.integers(0, i - 1) if i else st.nothing()
@@ -121,7 +121,7 @@ def _follow(key: str, steps: dict[str, list[tuple[str, str]]]) -> Iterator[str]:
 
 
 def _find_seen(item: Item, view: DiagramView) -> Iterator[Item]:
-    if isinstance(item, Box) or not view.is_open(item.key):
+    if isinstance(item, LayerBox) or not view.is_open(item.key):
         yield item
         return
     for child in item.children:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from netdsl.insight.draw.blocks import Series, arrange
+from netdsl.insight.draw.blocks import Chain, arrange
 from netdsl.insight.draw.boxes import Label, align_widths, make_label, measure_title
 from netdsl.insight.draw.links import (
     Link,
@@ -17,14 +17,14 @@ from netdsl.insight.draw.links import (
     make_entry_port,
     make_exit_port,
 )
-from netdsl.insight.draw.tree import Box, Group, Item, NetTree
+from netdsl.insight.draw.tree import Group, Item, LayerBox, NetTree
 
 
 @dataclass(frozen=True)
 class Arrangement:
     """How a group shows its children: the block, the links in it, and the ports in its frame."""
 
-    block: Series
+    block: Chain
     links: tuple[Link, ...]
 
     @property
@@ -104,7 +104,7 @@ def _label(item: Item, notes: Mapping[str, str]) -> Label:
 
 def _find_attached(group: Group, links: Sequence[Link]) -> dict[str, str]:
     """The boxes that stick to the one above: elementwise ones that alone read it."""
-    boxes = {c.key: c for c in group.children if isinstance(c, Box)}
+    boxes = {c.key: c for c in group.children if isinstance(c, LayerBox)}
     readers = Counter(link.source for link in links)
     return {
         link.target: link.source

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from netdsl.insight.draw.blocks import Block, Lane, Leaf, Parallel, Rows, Series, is_line
+from netdsl.insight.draw.blocks import Block, Chain, Lane, Leaf, Parallel, Rows, is_line
 from netdsl.insight.draw.boxes import TITLE_HEIGHT
 from netdsl.insight.draw.diagram import Arrangement, Diagram, DiagramView
 from netdsl.insight.draw.links import Link, is_entry, is_exit, is_port
@@ -124,7 +124,7 @@ class _Placer:
         self._route_links(root, arrangement)
         return DiagramLayout(x + MARGIN, height + 2 * MARGIN, self.rectangles, tuple(self.routes))
 
-    def _split_into_columns(self, block: Series, columns: int) -> Iterator[Series]:
+    def _split_into_columns(self, block: Chain, columns: int) -> Iterator[Chain]:
         """Cuts a series between boxes or groups that follow each other, into runs that are about
         equally high."""
         limit = self._measure(block).height / columns
@@ -134,11 +134,11 @@ class _Placer:
             own = self._measure(item).height + GAP
             is_breakable = run and isinstance(item, Leaf) and isinstance(run[-1], Leaf)
             if is_breakable and height + own / 2 > limit and self._find_gap(run[-1], item):
-                yield Series(tuple(run))
+                yield Chain(tuple(run))
                 run, height = [], 0.0
             run.append(item)
             height += own
-        yield Series(tuple(run))
+        yield Chain(tuple(run))
 
     # sizes
 
@@ -152,7 +152,7 @@ class _Placer:
             return self._measure_leaf(block.key)
         if isinstance(block, Lane):
             return BlockExtent(LANE_WIDTH / 2, LANE_WIDTH / 2, 0.0)
-        if isinstance(block, Series):
+        if isinstance(block, Chain):
             inside = [self._measure(item) for item in block.items]
             height = sum(e.height for e in inside)
             height += sum(self._find_gap(a, b) for a, b in pairwise(block.items))
@@ -277,7 +277,7 @@ class _Placer:
     def _place(self, block: Block, axis: float, top: float) -> None:
         if isinstance(block, Leaf):
             self._place_leaf(block.key, axis, top)
-        elif isinstance(block, Series):
+        elif isinstance(block, Chain):
             y = top
             for item, following in zip(block.items, [*block.items[1:], None], strict=True):
                 self._place(item, axis, y)
@@ -399,14 +399,14 @@ def _find_middle(block: Rows) -> float:
     return (min(places) + max(places)) / 2
 
 
-def _find_first(run: Series) -> str:
+def _find_first(run: Chain) -> str:
     first = run.items[0]
     assert isinstance(first, Leaf)
     return first.key
 
 
 def _starts_at_port(block: Block) -> bool:
-    if isinstance(block, Series):
+    if isinstance(block, Chain):
         return _starts_at_port(block.items[0])
     if isinstance(block, Parallel):
         return all(_starts_at_port(b) for b in block.branches)
@@ -414,7 +414,7 @@ def _starts_at_port(block: Block) -> bool:
 
 
 def _ends_at_port(block: Block) -> bool:
-    if isinstance(block, Series):
+    if isinstance(block, Chain):
         return _ends_at_port(block.items[-1])
     if isinstance(block, Parallel):
         return all(_ends_at_port(b) for b in block.branches)

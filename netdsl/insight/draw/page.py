@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from netdsl.insight.draw import layout as sizes
-from netdsl.insight.draw.blocks import Block, Lane, Leaf, Parallel, Series
+from netdsl.insight.draw.blocks import Block, Chain, Lane, Leaf, Parallel
 from netdsl.insight.draw.colors import DARK, LIGHT, make_style
 from netdsl.insight.draw.diagram import Arrangement, Diagram, DiagramView
 from netdsl.insight.draw.header import Header
@@ -145,7 +145,7 @@ def _encode(block: Block) -> Any:
         return block.key
     if isinstance(block, Lane):
         return {"lane": (block.source, block.target)}
-    if isinstance(block, Series):
+    if isinstance(block, Chain):
         return {"series": [_encode(item) for item in block.items]}
     if isinstance(block, Parallel):
         branches = [_encode(branch) for branch in block.branches]

@@ -24,7 +24,7 @@ from netdsl.insight.draw.header import SWATCH_HEIGHT, SWATCH_WIDTH, Header
 from netdsl.insight.draw.layout import DiagramLayout, Point, Rectangle, Route
 from netdsl.insight.draw.links import is_exit
 from netdsl.insight.draw.text_width import measure_text
-from netdsl.insight.draw.tree import Box, Group, Item
+from netdsl.insight.draw.tree import Group, Item, LayerBox
 from netdsl.text_escaping import escape_line
 
 FONT_FAMILY = "'DejaVu Sans', Verdana, 'Helvetica Neue', Arial, sans-serif"
@@ -209,7 +209,7 @@ class SvgWriter:
     def _write_box(self, item: Item, is_shown: bool) -> str:
         label = self.diagram.sizes[item.key]
         r = self.layout.rectangles.get(item.key, _NOWHERE)
-        kind = item.family if isinstance(item, Box) else "folded"
+        kind = item.family if isinstance(item, LayerBox) else "folded"
         if item.key in self.diagram.cost_levels:
             kind += f" cost{self.diagram.cost_levels[item.key]}"
         radius = label.height / 2 if is_pill(item) else 4.0
