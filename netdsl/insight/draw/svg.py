@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -32,8 +33,8 @@ CORNER = 5.0
 
 
 def format_number(x: float) -> str:
-    """A coordinate with at most one decimal."""
-    return f"{x:.1f}".removesuffix(".0")
+    """A coordinate with at most one decimal, rounded as JavaScript does."""
+    return f"{math.floor(x * 10 + 0.5) / 10:.1f}".removesuffix(".0")
 
 
 _n = format_number
