@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,12 +20,12 @@ from netdsl.insight.draw.boxes import (
     make_title,
 )
 from netdsl.insight.draw.colors import LIGHT, make_style
-from netdsl.insight.draw.diagram import Arrangement, Diagram, View, find_shown_children
+from netdsl.insight.draw.diagram import Arrangement, Diagram, DiagramView, find_shown_children
 from netdsl.insight.draw.header import SWATCH_HEIGHT, SWATCH_WIDTH, Header
-from netdsl.insight.draw.layout import Layout, Point, Rectangle, Route
+from netdsl.insight.draw.layout import DiagramLayout, Point, Rectangle, Route
 from netdsl.insight.draw.links import is_exit
 from netdsl.insight.draw.text_width import measure_text
-from netdsl.insight.draw.tree import Box, Group, Item
+from netdsl.insight.draw.tree import Group, Item, LayerBox
 from netdsl.text_escaping import escape_line
 
 FONT_FAMILY = "'DejaVu Sans', Verdana, 'Helvetica Neue', Arial, sans-serif"
@@ -32,8 +33,8 @@ CORNER = 5.0
 
 
 def format_number(x: float) -> str:
-    """A coordinate with at most one decimal."""
-    return f"{x:.1f}".removesuffix(".0")
+    """A coordinate with at most one decimal, rounded as JavaScript does."""
+    return f"{math.floor(x * 10 + 0.5) / 10:.1f}".removesuffix(".0")
 
 
 _n = format_number
@@ -49,8 +50,8 @@ class Drawing:
     """A diagram as it is shown, below a header."""
 
     diagram: Diagram
-    view: View
-    layout: Layout
+    view: DiagramView
+    layout: DiagramLayout
     header: Header
 
     @property
@@ -61,13 +62,23 @@ class Drawing:
     def height(self) -> float:
         return self.layout.height + self.header.height
 
+    @property
+    def offset(self) -> Point:
+        """Where the layout begins: centred below the header."""
+        return (self.width - self.layout.width) / 2, self.header.height
+
 
 class SvgWriter:
     """Writes the elements of a drawing. With `is_foldable`, also those that are hidden, and buttons
     that open and fold the groups; `prefix` begins the ids, so that a page can hold several."""
 
     def __init__(
-        self, diagram: Diagram, view: View, layout: Layout, prefix: str, is_foldable: bool = False
+        self,
+        diagram: Diagram,
+        view: DiagramView,
+        layout: DiagramLayout,
+        prefix: str,
+        is_foldable: bool = False,
     ) -> None:
         self.diagram = diagram
         self.view = view
@@ -149,8 +160,7 @@ class SvgWriter:
     def _describe_button(self, group: Group, is_open: bool) -> str:
         """What makes an element a button that keys and screen readers find."""
         label = self.diagram.labels[group.key]
-        words = [make_title(group), *(t for x in label.lines for t in (x.right, x.left))][:3]
-        name = quote(", ".join(w for w in words if w))
+        name = quote(", ".join((make_title(group), label.lines[0].right, label.lines[1].left)))
         return (
             f' role="button" tabindex="0" aria-expanded="{str(is_open).lower()}" '
             f'aria-label="{name}" data-toggle="{group.key}"'
@@ -200,7 +210,7 @@ class SvgWriter:
     def _write_box(self, item: Item, is_shown: bool) -> str:
         label = self.diagram.sizes[item.key]
         r = self.layout.rectangles.get(item.key, _NOWHERE)
-        kind = item.family if isinstance(item, Box) else "folded"
+        kind = item.family if isinstance(item, LayerBox) else "folded"
         if item.key in self.diagram.cost_levels:
             kind += f" cost{self.diagram.cost_levels[item.key]}"
         radius = label.height / 2 if is_pill(item) else 4.0
@@ -302,13 +312,14 @@ def write_svg(drawing: Drawing) -> str:
     writer = SvgWriter(diagram, drawing.view, drawing.layout, "n")
     inside = "\n".join(writer.write_elements())
     width, height = _n(drawing.width), _n(drawing.height)
+    x, y = drawing.offset
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-family="{FONT_FAMILY}" role="img">\n'
         f"<title>{quote(diagram.tree.name)}</title>\n<style>\n{make_style(LIGHT, '')}</style>\n"
         f"<defs>{write_markers('n')}</defs>\n"
         f'<rect class="paper" width="{width}" height="{height}"/>\n{write_header(header)}\n'
-        f'<g transform="translate(0 {_n(header.height)})">\n{inside}\n</g>\n</svg>\n'
+        f'<g transform="translate({_n(x)} {_n(y)})">\n{inside}\n</g>\n</svg>\n'
     )
 
 
