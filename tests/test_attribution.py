@@ -276,6 +276,16 @@ def test_what_adds_is_red_and_what_takes_away_blue(netdsl: Any, tmp_path: Path) 
     assert np.isin(range(overlay[0] + 30, overlay[1]), blue).all()
 
 
+def test_a_black_picture_differs_nowhere_from_the_baseline(netdsl: Any, tmp_path: Path) -> None:
+    path = keep(tmp_path, CURVED)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "x.png")
+    command = ("saliency", str(path), "x.png", "-o", "s.png", "--json", "--device", "reference")
+    code, out, err = netdsl(*command)
+    report = json.loads(out)
+    assert (code, err, report["sum"], report["completeness_error"]) == (0, "", 0, 0)
+    assert report["score"] == report["baseline_score"]
+
+
 def test_the_hottest_place_is_the_brightest(netdsl: Any, tmp_path: Path) -> None:
     weight = np.ones((4, 3, 3, 3))
     pixels = np.zeros((6, 8, 3), np.uint8)
@@ -328,3 +338,21 @@ def test_a_net_of_vectors_has_no_maps(netdsl: Any, tmp_path: Path) -> None:
     code, _, err = netdsl("gradcam", "w.safetensors", "x.png", "-o", "s.png")
     assert code == 2
     assert "has no layer with maps\nhelp: `netdsl saliency` takes any net" in err
+
+
+@pytest.mark.slow
+def test_squeezenet_sees_the_bee(netdsl: Any, tmp_path: Path, data_dir: Path) -> None:
+    """With ImageNet weights: the pixels sum to the score, and the heat is where the bee is."""
+    model, photo = data_dir / "squeezenet1_0.onnx", "10870992_eebeeb3a12.jpg"
+    picture = data_dir / "hymenoptera" / "val" / "bees" / photo
+    if not model.is_file() or not picture.is_file():
+        pytest.skip(f"there is no {model} or no {picture}")
+    options = ("-o", "s.net", "--weights", "s.safetensors", "--bgr", "--normalize", "imagenet_mean")
+    assert netdsl("import", str(model), *options)[0] == 0
+    command = ("s.safetensors", str(picture), "-o", "x.npy", "--json")
+    report = json.loads(netdsl("saliency", *command)[1])
+    assert (report["class"], report["completeness_error"] < 0.05) == ("309", True)
+    assert netdsl("gradcam", *command)[0] == 0
+    heat = np.load("x.npy")
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    assert (heat.shape, row // 5, column // 5) == ((15, 15), 1, 1)
