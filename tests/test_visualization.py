@@ -378,7 +378,7 @@ def test_features_of_digits_beat_the_digits(netdsl: Any, tmp_path: Path) -> None
     biases = {"b.conv1.bias": np.array([0, 0, -1e4, 0, 0, 0])}
     path = kept(tmp_path, DIGITS, **biases)
     words = ("visualize", str(path), "b", "--dataset", "run", "--device", "cpu", "--json")
-    code, out, err = netdsl(*words, "--neuron", "--steps", "100", "-o", "f.png")
+    code, out, err = netdsl(*words, "--neuron", "--steps", "60", "-o", "f.png")
     assert code == 0, err
     found = json.loads(out)
     assert found["dead"] == [2]
