@@ -361,7 +361,7 @@ def test_dead_channels_are_named_and_left_out(netdsl: Any, tmp_path: Path) -> No
     words = ("--device", "reference", "-o", "f.png")
     code, out, err = netdsl("visualize", str(path), "c", "--steps", "3", *words)
     assert code == 0
-    assert "dead channels are left out: c:1 " in err
+    assert "dead channels are left out: c:1 (no rise in 3 steps from noise)" in err
     assert out.splitlines()[-1] == "f.png: 1 pictures"
     assert netdsl("visualize", str(path), "c:1", "--steps", "3", *words)[0] == 2
     silent = NET.replace("conv(2, 3x3, bias=no)", "conv(2, 3x3, bias=constant(-2))")
@@ -382,7 +382,7 @@ def test_features_of_digits_beat_the_digits(netdsl: Any, tmp_path: Path) -> None
     assert code == 0, err
     found = json.loads(out)
     assert found["dead"] == [2]
-    assert "left out: b:2 (the same value for the images of the data set)" in err
+    assert "left out: b:2 (the same value for all images)" in err
     assert [r["channel"] for r in found["channels"]] == [0, 1, 3, 4, 5]
     for row in found["channels"]:
         peaks = [x["peak"] for x in row["images"]["strongest"]]

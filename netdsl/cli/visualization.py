@@ -236,7 +236,7 @@ def visualize(
         )
         found = search.run() if dataset is None else search.run_beside(dataset, data, STRONGEST)
     if found.dead:
-        echo_stderr(_describe_dead(layer, found.dead, dataset))
+        echo_stderr(_describe_dead(layer, found.dead, steps, dataset))
     if not found.rows:
         raise fail("no picture can be drawn", help="choose other channels, or another layer")
     _write_picture(out, render_features(found.rows, tile))
@@ -251,10 +251,11 @@ def visualize(
     return OK
 
 
-def _describe_dead(layer: str, dead: Sequence[int], dataset: str | None) -> str:
-    where = "the images of the data set" if dataset else "noise, and no gradient leads away from it"
-    channels = ",".join(map(str, dead))
-    return f"dead channels are left out: {layer}:{channels} (the same value for {where})"
+def _describe_dead(layer: str, dead: Sequence[int], steps: int, dataset: str | None) -> str:
+    reason = (
+        "the same value for all images" if dataset else f"no rise in {steps:,} steps from noise"
+    )
+    return f"dead channels are left out: {layer}:{','.join(map(str, dead))} ({reason})"
 
 
 def _describe_row(row: FeatureRow) -> str:
