@@ -2619,11 +2619,11 @@ FAULTS = (
         ("tests/test_exit_codes.py",),
     ),
     Fault(
-        "channel-below-0",
-        "cli",
+        "channel-beyond-the-last",
+        "insight",
         "netdsl/insight/features/feature_search.py",
-        "if not word.isdecimal():",
-        'if not word.lstrip("-").isdecimal():',
+        "int(word) >= self._count",
+        "int(word) > self._count",
         ("tests/test_exit_codes.py",),
     ),
     Fault(

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import netdsl
 from netdsl.backends import open_backend
 from netdsl.data.samples import Samples
 from netdsl.errors import NetError
@@ -430,3 +431,18 @@ def test_features_of_squeezenet_beat_photographs(
     netdsl("visualize", "s.safetensors", "fire2:0", "--steps", "8", "-o", "a.png")
     netdsl("visualize", "s.safetensors", "fire2:0", "--steps", "8", "-o", "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_features_in_python(tmp_path: Path) -> None:
+    net = netdsl.load(kept(tmp_path), device="reference")
+    (found,) = net.visualize("w", [3], diversity=2, steps=3)
+    assert (found.channel, found.pictures.shape, found.pictures.dtype) == (
+        3,
+        (2, 8, 8, 3),
+        np.uint8,
+    )
+    again = net.visualize("w", [3], diversity=2, steps=3, seed=2)[0]
+    assert (again.pictures != found.pictures).any()
+    for wrong in ({"channels": [4]}, {"channels": [-1]}, {"steps": 0}, {"size": 20}, {"seed": -1}):
+        with pytest.raises(NetError):
+            net.visualize("w", **wrong)
