@@ -562,3 +562,26 @@ def test_everything_is_printed(tab: Any) -> None:
     tab.emulate_media(media="print")
     assert tab.get_by_text("learning rate").first.is_visible()
     assert not tab.get_by_role("navigation").is_visible()
+
+
+INJECTION = """async () => {
+  const blocked = [];
+  document.addEventListener('securitypolicyviolation', e => blocked.push(e.effectiveDirective));
+  const add = (name, values) =>
+    document.body.append(Object.assign(document.createElement(name), values));
+  add('script', {textContent: 'window.isObeyed = true'});
+  add('style', {textContent: 'body { display: none }'});
+  add('img', {src: 'http://127.0.0.1:9/x.png'});
+  await fetch('http://127.0.0.1:9/').catch(() => {});
+  for (let i = 0; i < 50 && blocked.length < 4; i++) await new Promise(r => setTimeout(r, 20));
+  return [window.isObeyed === true, blocked.sort()];
+}"""
+
+
+def test_the_policy_blocks_what_should_not_be_there(browser: Any, page: Path) -> None:
+    with browser.new_context() as context:
+        opened = context.new_page()
+        opened.goto(page.as_uri())
+        is_obeyed, blocked = opened.evaluate(INJECTION)
+    assert not is_obeyed
+    assert blocked == ["connect-src", "img-src", "script-src-elem", "style-src-elem"]
