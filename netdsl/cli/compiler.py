@@ -39,7 +39,7 @@ LowerOption = Annotated[
     str | None,
     typer.Option(metavar="HOW", help="im2col: every convolution as one matrix product."),
 ]
-_EMIT_FORMATS = ("ir", "json", "graphml", "plan", "kernels", "source")
+_EMIT_FORMATS = ("ir", "json", "graphml", "dot", "plan", "kernels", "source")
 
 
 @app.command("compile")
@@ -52,8 +52,8 @@ def compile_(
         str | None,
         typer.Option(
             metavar="WHAT",
-            help="What to print: ir, json or graphml (the IR), plan, kernels, or source (LLVM or "
-            "CUDA, with --device).",
+            help="What to print: ir, json, graphml or dot (the IR), plan, kernels, or source (LLVM "
+            "or CUDA, with --device).",
         ),
     ] = None,
     arch: Annotated[
@@ -71,7 +71,7 @@ def compile_(
 
     Example: netdsl compile models/resnet.net:resnet50 --train --batch 256 --emit plan
     """
-    from netdsl.ir.export import to_graphml, to_json
+    from netdsl.ir.export import to_dot, to_graphml, to_json
     from netdsl.ir.printer import to_text
     from netdsl.plan.plan_printer import format_kernels, format_plan
 
@@ -102,6 +102,8 @@ def compile_(
         echo(to_json(found.plan.graph))
     elif emit == "graphml":
         echo(to_graphml(found.plan.graph), end="")
+    elif emit == "dot":
+        echo(to_dot(found.plan.graph), end="")
     else:
         from netdsl.cli.display import show_compilation
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -239,7 +239,7 @@ class _KernelAttribution:
         return TimedKernel(
             name,
             find_kernel_label(self.graph, kernel),
-            name if kernel.parts else self.find_layer(name),
+            name if kernel.parts else find_layer(self.layers, name),
             self._find_phase(kernel, name),
             measurement,
             isinstance(thunk, ReferenceThunk),
@@ -259,12 +259,12 @@ class _KernelAttribution:
         backward = name not in self.forward and name.startswith("d.")
         return "backward" if backward else "forward"
 
-    def find_layer(self, name: str) -> str:
-        """The layer that a node belongs to; also for nodes of its gradient (`d.`) and its
-        update."""
-        parts = name.split(".")
-        for first in range(len(parts)):
-            for last in range(len(parts), first, -1):
-                if ".".join(parts[first:last]) in self.layers:
-                    return ".".join(parts[first:last])
-        return parts[1] if parts[0] == "d" and len(parts) > 1 else parts[0]
+
+def find_layer(layers: Collection[str], name: str) -> str:
+    """The layer that a node belongs to; also for nodes of its gradient (`d.`) and its update."""
+    parts = name.split(".")
+    for first in range(len(parts)):
+        for last in range(len(parts), first, -1):
+            if ".".join(parts[first:last]) in layers:
+                return ".".join(parts[first:last])
+    return parts[1] if parts[0] == "d" and len(parts) > 1 else parts[0]

@@ -1,4 +1,4 @@
-"""Graph export for other programs: as a networkx copy, as JSON and as GraphML."""
+"""Graph export for other programs: as a networkx copy, as JSON, GraphML and Graphviz's dot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import networkx as nx
 
-from netdsl.text_escaping import escape_line
+from netdsl.text_escaping import escape_line, escape_text
 from netdsl.types import Graph, Node, dims
 
 
@@ -68,3 +68,23 @@ def to_graphml(graph: Graph) -> str:
     for *_, data in dag.edges(data=True):
         data["operands"] = ",".join(map(str, data["operands"]))
     return "\n".join(nx.generate_graphml(dag)) + "\n"
+
+
+def to_dot(graph: Graph) -> str:
+    """Formats a graph in the language of Graphviz: a box for each node with its operator and type,
+    an edge for each operand. States and constants are drawn as ellipses."""
+    lines = [f"digraph {_quote_dot(graph.name)} {{", "  node [shape=box];"]
+    for node in graph.nodes.values():
+        label = f"{node.name}\n{node.op}: {node.type}"
+        shape = " shape=ellipse" if not node.args else ""
+        lines.append(f"  {_quote_dot(node.name)} [label={_quote_dot(label)}{shape}];")
+    for node in graph.nodes.values():
+        reader = _quote_dot(node.name)
+        lines += [f"  {_quote_dot(arg)} -> {reader};" for arg in dict.fromkeys(node.args)]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _quote_dot(text: str) -> str:
+    """Text as a quoted string of Graphviz, with line ends as `\\n`."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + escape_text(escaped).replace("\n", "\\n") + '"'

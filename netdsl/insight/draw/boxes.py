@@ -103,10 +103,25 @@ def _make_name(group: Group) -> str:
     return f"{name} ×{len(group.children)}" if group.kind == "repeat" else name
 
 
+_FAMILY_ORDER = (
+    "convolution",
+    "dense",
+    "pooling",
+    "structure",
+    "normalization",
+    "activation",
+    "rearrangement",
+    "input",
+    "output",
+)
+"""From what says most about a group to what says least."""
+
+
 def _describe_content(group: Group) -> str:
     """The layers in a group: one after the other if that is all there is, else counted by word."""
     shown = group.children[0] if group.kind == "repeat" else group
-    words = Counter(box.word for box in shown.boxes)
+    boxes = sorted(shown.boxes, key=lambda box: _FAMILY_ORDER.index(box.family))
+    words = Counter(box.word for box in boxes)
     first, *others = shown.boxes
     if all(n == 1 for n in words.values()) and all(box.is_elementwise for box in others):
         sizes = [p for p in first.parameters.split(", ") if "=" not in p]

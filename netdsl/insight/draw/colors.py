@@ -97,6 +97,7 @@ def make_style(theme: Theme, scope: str) -> str:
         "text.quiet": f"fill: {theme.quiet_text}",
         ".mark": f"fill: none; stroke: {theme.quiet_text}; stroke-width: 1.3",
     }
+    rules[".swatch > rect"] = f"stroke: {theme.quiet_text}"
     for name, paint in theme.boxes.items():
         rules[f".{name} > rect"] = _paint(paint)
     for i, paint in enumerate(theme.frames):

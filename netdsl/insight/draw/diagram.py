@@ -144,26 +144,12 @@ def _make_arrangement(group: Group, links: Sequence[Link]) -> Arrangement:
     return Arrangement(arrange(keys, pairs, weights), tuple(links))
 
 
-MAX_OPEN_BOXES = 60
-"""The most boxes that a drawing has unless a depth is given."""
-
-
-def make_view(diagram: Diagram, depth: int | None = None, has_all_repeats: bool = False) -> View:
-    """The view with groups open down to a depth: 1 opens the groups of the net itself. By default
-    as deep as the drawing stays readable."""
-    root = diagram.tree.root
+def make_views(diagram: Diagram, has_all_repeats: bool = False) -> Iterator[View]:
+    """The views by depth: first no group is open, then the groups of the net itself, and so on."""
     short = frozenset() if has_all_repeats else frozenset(diagram.short)
-    depths = dict(_find_depths(root, 0))
-    deepest = max(depths.values())
-    if depth is not None:
-        return _view_to_depth(depths, depth, short)
-    views = (_view_to_depth(depths, d, short) for d in range(deepest, 0, -1))
-    fitting = (v for v in views if count_visible_boxes(root, v) <= MAX_OPEN_BOXES)
-    return next(fitting, _view_to_depth(depths, 0, short))
-
-
-def _view_to_depth(depths: Mapping[str, int], depth: int, short: frozenset[str]) -> View:
-    return View(frozenset(key for key, d in depths.items() if d <= depth), short)
+    depths = dict(_find_depths(diagram.tree.root, 0))
+    for depth in range(max(depths.values()) + 1):
+        yield View(frozenset(key for key, d in depths.items() if d <= depth), short)
 
 
 def _find_depths(group: Group, depth: int) -> Iterator[tuple[str, int]]:
@@ -174,12 +160,6 @@ def _find_depths(group: Group, depth: int) -> Iterator[tuple[str, int]]:
                 (child.kind == "block" and group.kind != "repeat") or child.kind == "repeat"
             )
             yield from _find_depths(child, own)
-
-
-def count_visible_boxes(item: Item, view: View) -> int:
-    if isinstance(item, Box) or not view.is_open(item.key):
-        return 1
-    return sum(count_visible_boxes(child, view) for child in find_shown_children(item, view))
 
 
 def find_shown_children(group: Group, view: View) -> tuple[Item, ...]:

@@ -35,11 +35,13 @@
     }
 
     placeAll() {
-      const extent = this.measureGroup(this.data.root);
-      const margin = this.c.margin;
-      this.placeGroup(this.data.root, margin + extent.left, margin);
+      const { margin, bus } = this.c;
+      const arrangement = this.arrangement(this.data.root);
+      const extent = this.measure(arrangement.block);
+      this.place(arrangement.block, margin + extent.left, margin + bus);
+      this.routeLinks(this.data.root, arrangement);
       this.width = extent.left + extent.right + 2 * margin;
-      this.height = extent.height + 2 * margin;
+      this.height = extent.height + 2 * bus + 2 * margin;
     }
 
     arrangement(key) {
@@ -184,6 +186,10 @@
       for (const port of ports) {
         this.ports.get(port)[1] = isEntry(port) ? frame.y : frame.y + frame.height;
       }
+      this.routeLinks(key, arrangement);
+    }
+
+    routeLinks(key, arrangement) {
       const name = this.view.short.has(key) ? "short" : "full";
       arrangement.links.forEach((link, i) => {
         this.lines.set(`${key}/${name}/${i}`, this.route(link));

@@ -24,6 +24,8 @@ FRAME_PADDING = 12.0
 BUS_HEIGHT = 13.0
 """How far above its end a line turns sideways."""
 MARGIN = 12.0
+GUTTER = 34.0
+"""Between columns."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,10 @@ class _Passage:
     bottom: float
 
 
-def lay_out(diagram: Diagram, view: View) -> Layout:
-    """The layout of a diagram with some of its groups open."""
-    return _Placer(diagram, view).place_all()
+def lay_out(diagram: Diagram, view: View, columns: int = 1) -> Layout:
+    """The layout of a diagram with some of its groups open. If the net is a chain of groups, they
+    can be drawn in several columns."""
+    return _Placer(diagram, view).place_all(columns)
 
 
 class _Placer:
@@ -102,13 +105,40 @@ class _Placer:
         self.skips: set[str] = set()
         """The ports that are branches of their own: lines past the other branches."""
         self.routes: list[Route] = []
+        self.gutters: dict[str, Point] = {}
+        """The space before each column but the first, and the bottom of the one before, by the
+        first child in it."""
 
-    def place_all(self) -> Layout:
+    def place_all(self, columns: int) -> Layout:
         root = self.diagram.root
-        extent = self._measure_group(root)
-        self._place_group(root, MARGIN + extent.left, MARGIN)
-        width, height = extent.left + extent.right, extent.height
-        return Layout(width + 2 * MARGIN, height + 2 * MARGIN, self.rectangles, tuple(self.routes))
+        arrangement = self._find_arrangement(root)
+        x, height = MARGIN, 0.0
+        for run in self._split_into_columns(arrangement.block, columns):
+            extent = self._measure(run)
+            if x > MARGIN:
+                x += GUTTER
+                self.gutters[_find_first(run)] = x - GUTTER / 2, MARGIN + height
+            self._place(run, x + extent.left, MARGIN + BUS_HEIGHT)
+            x += extent.left + extent.right
+            height = max(height, extent.height + 2 * BUS_HEIGHT)
+        self._route_links(root, arrangement)
+        return Layout(x + MARGIN, height + 2 * MARGIN, self.rectangles, tuple(self.routes))
+
+    def _split_into_columns(self, block: Series, columns: int) -> Iterator[Series]:
+        """Cuts a series between boxes or groups that follow each other, into runs that are about
+        equally high."""
+        limit = self._measure(block).height / columns
+        run: list[Block] = []
+        height = 0.0
+        for item in block.items:
+            own = self._measure(item).height + GAP
+            is_breakable = run and isinstance(item, Leaf) and isinstance(run[-1], Leaf)
+            if is_breakable and height + own / 2 > limit and self._find_gap(run[-1], item):
+                yield Series(tuple(run))
+                run, height = [], 0.0
+            run.append(item)
+            height += own
+        yield Series(tuple(run))
 
     # sizes
 
@@ -228,7 +258,7 @@ class _Placer:
     # places
 
     def _place_group(self, key: str, axis: float, top: float) -> None:
-        extent = self._measure(Leaf(key)) if key != self.diagram.root else self._measure_group(key)
+        extent = self._measure(Leaf(key))
         width = extent.left + extent.right
         self.rectangles[key] = Rectangle(axis - extent.left, top, width, extent.height, axis)
         arrangement = self._find_arrangement(key)
@@ -238,8 +268,11 @@ class _Placer:
         for port in arrangement.ports:
             x, _ = self.ports[port]
             self.ports[port] = x, frame.y if is_entry(port) else frame.bottom
+        self._route_links(key, arrangement)
+
+    def _route_links(self, group: str, arrangement: Arrangement) -> None:
         for number, link in enumerate(arrangement.links):
-            self.routes.append(self._route(key, number, link))
+            self.routes.append(self._route(group, number, link))
 
     def _place(self, block: Block, axis: float, top: float) -> None:
         if isinstance(block, Leaf):
@@ -299,6 +332,8 @@ class _Placer:
         for passage in passages:
             points += _turn(points[-1], (passage.x, passage.top))
             points.append((passage.x, passage.bottom))
+        if end[1] < start[1]:
+            points += self._turn_to_next_column(link, start, end)
         points += _turn(points[-1], end)
         is_attached = self.diagram.attached.get(link.target) == link.source
         return Route(
@@ -309,6 +344,10 @@ class _Placer:
             is_attached,
             bool(passages) or not self.skips.isdisjoint((link.source, link.target)),
         )
+
+    def _turn_to_next_column(self, link: Link, start: Point, end: Point) -> list[Point]:
+        x, bottom = self.gutters[link.target]
+        return [(start[0], bottom), (x, bottom), (x, end[1] - BUS_HEIGHT)]
 
     def _find_start(self, link: Link) -> Point:
         if is_port(link.source):
@@ -351,6 +390,12 @@ def _simplify(points: list[Point]) -> Iterator[Point]:
 def _find_middle(block: Rows) -> float:
     places = [x for row in block.rows for _, x in row]
     return (min(places) + max(places)) / 2
+
+
+def _find_first(run: Series) -> str:
+    first = run.items[0]
+    assert isinstance(first, Leaf)
+    return first.key
 
 
 def _starts_at_port(block: Block) -> bool:

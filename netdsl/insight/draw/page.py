@@ -10,13 +10,16 @@ from netdsl.insight.draw import layout as sizes
 from netdsl.insight.draw.blocks import Block, Lane, Leaf, Parallel, Series
 from netdsl.insight.draw.colors import DARK, LIGHT, make_style
 from netdsl.insight.draw.diagram import Arrangement, Diagram, View
-from netdsl.insight.draw.layout import Layout
+from netdsl.insight.draw.header import Header
+from netdsl.insight.draw.layout import lay_out
 from netdsl.insight.draw.svg import (
     CORNER,
     FONT_FAMILY,
+    Drawing,
     SvgWriter,
     format_number,
     quote,
+    write_header,
     write_markers,
 )
 
@@ -47,15 +50,18 @@ _PAGE_STYLE = """
 """
 
 
-def write_fragment(diagram: Diagram, view: View, layout: Layout, prefix: str) -> str:
+def write_fragment(drawing: Drawing, prefix: str) -> str:
     """A `figure` for a page that fetches nothing: style, drawing, data and script. `prefix` begins
     the ids; two drawings of a page need different ones."""
+    diagram, view = drawing.diagram, drawing.view
+    layout = lay_out(diagram, view)
     inside = "\n".join(SvgWriter(diagram, view, layout, prefix, is_foldable=True).write_elements())
     width, height = format_number(layout.width), format_number(layout.height)
     name = quote(diagram.tree.name)
     return (
         f'<figure class="netdsl-graph" role="group" aria-label="Graph of {name}">\n'
         f"<style>{make_fragment_style()}</style>\n"
+        f"{_write_head(drawing.header)}"
         '<div class="tools" hidden><button type="button" data-all="open">Open all</button>'
         '<button type="button" data-all="fold">Fold all</button>'
         '<button type="button" data-all="reset">Reset</button></div>\n'
@@ -81,9 +87,19 @@ def make_fragment_style() -> str:
     return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
 
 
-def write_page(diagram: Diagram, view: View, layout: Layout) -> str:
+def _write_head(header: Header) -> str:
+    width, height = format_number(header.width), format_number(header.height)
+    about = quote(", ".join(words.text for words in header.words))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" style="width: {width}px" '
+        f'viewBox="0 0 {width} {height}" font-family="{FONT_FAMILY}" role="img" '
+        f'aria-label="{about}">\n{write_header(header)}\n</svg>\n'
+    )
+
+
+def write_page(drawing: Drawing) -> str:
     """A whole page."""
-    name = quote(diagram.tree.name)
+    name = quote(drawing.diagram.tree.name)
     style = (
         f":root {{ color-scheme: light dark; }}\n"
         f"body {{ margin: 1rem; font-family: {FONT_FAMILY}; "
@@ -95,7 +111,7 @@ def write_page(diagram: Diagram, view: View, layout: Layout) -> str:
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{name}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{name}</h1>\n{write_fragment(diagram, view, layout, 'n')}</main>\n</body>\n</html>\n"
+        f"{write_fragment(drawing, 'n')}</main>\n</body>\n</html>\n"
     )
 
 

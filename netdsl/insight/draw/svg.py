@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from netdsl.insight.draw.boxes import (
@@ -19,6 +20,7 @@ from netdsl.insight.draw.boxes import (
 )
 from netdsl.insight.draw.colors import LIGHT, make_style
 from netdsl.insight.draw.diagram import Arrangement, Diagram, View, find_shown_children
+from netdsl.insight.draw.header import SWATCH_HEIGHT, SWATCH_WIDTH, Header
 from netdsl.insight.draw.layout import Layout, Point, Rectangle, Route
 from netdsl.insight.draw.links import is_exit
 from netdsl.insight.draw.text_width import measure_text
@@ -40,6 +42,24 @@ _n = format_number
 def quote(text: str) -> str:
     """Text for XML, in elements and attributes."""
     return escape(escape_line(text), quote=True)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A diagram as it is shown, below a header."""
+
+    diagram: Diagram
+    view: View
+    layout: Layout
+    header: Header
+
+    @property
+    def width(self) -> float:
+        return max(self.layout.width, self.header.width)
+
+    @property
+    def height(self) -> float:
+        return self.layout.height + self.header.height
 
 
 class SvgWriter:
@@ -237,13 +257,20 @@ def _write_text(label: Label) -> Iterator[str]:
 def format_path(points: Sequence[Point]) -> str:
     """The path through some points, with round corners."""
     parts = [f"M{_n(points[0][0])} {_n(points[0][1])}"]
-    for before, corner, after in zip(points, points[1:], points[2:], strict=False):
-        radius = min(CORNER, _distance(before, corner) / 2, _distance(corner, after) / 2)
-        first, last = _move(corner, before, radius), _move(corner, after, radius)
+    for first, corner, last in find_corners(points, CORNER):
         parts.append(f"L{_n(first[0])} {_n(first[1])}")
         parts.append(f"Q{_n(corner[0])} {_n(corner[1])} {_n(last[0])} {_n(last[1])}")
     parts.append(f"L{_n(points[-1][0])} {_n(points[-1][1])}")
     return "".join(parts)
+
+
+def find_corners(
+    points: Sequence[Point], corner_radius: float
+) -> Iterator[tuple[Point, Point, Point]]:
+    """Where each round corner of a path begins, where the sharp one would be, and where it ends."""
+    for before, corner, after in zip(points, points[1:], points[2:], strict=False):
+        radius = min(corner_radius, _distance(before, corner) / 2, _distance(corner, after) / 2)
+        yield _move(corner, before, radius), corner, _move(corner, after, radius)
 
 
 def _distance(a: Point, b: Point) -> float:
@@ -269,14 +296,34 @@ def write_markers(prefix: str) -> str:
     )
 
 
-def write_svg(diagram: Diagram, view: View, layout: Layout) -> str:
+def write_svg(drawing: Drawing) -> str:
     """A whole SVG file, on white paper."""
-    inside = "\n".join(SvgWriter(diagram, view, layout, "n").write_elements())
-    width, height = _n(layout.width), _n(layout.height)
+    diagram, header = drawing.diagram, drawing.header
+    writer = SvgWriter(diagram, drawing.view, drawing.layout, "n")
+    inside = "\n".join(writer.write_elements())
+    width, height = _n(drawing.width), _n(drawing.height)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-family="{FONT_FAMILY}" role="img">\n'
         f"<title>{quote(diagram.tree.name)}</title>\n<style>\n{make_style(LIGHT, '')}</style>\n"
         f"<defs>{write_markers('n')}</defs>\n"
-        f'<rect class="paper" width="{width}" height="{height}"/>\n{inside}\n</svg>\n'
+        f'<rect class="paper" width="{width}" height="{height}"/>\n{write_header(header)}\n'
+        f'<g transform="translate(0 {_n(header.height)})">\n{inside}\n</g>\n</svg>\n'
     )
+
+
+def write_header(header: Header) -> str:
+    """The elements of the lines above a drawing."""
+    parts = [
+        f'<g class="cost{s.level} swatch"><rect{_place(s.x, s.y)} width="{_n(SWATCH_WIDTH)}" '
+        f'height="{_n(SWATCH_HEIGHT)}" rx="2"/></g>'
+        for s in header.swatches
+    ]
+    for i, words in enumerate(header.words):
+        kind = ' class="quiet"' * bool(i)
+        weight = ' font-weight="bold"' * words.is_bold
+        parts.append(
+            f'<text{kind}{_place(words.x, words.baseline)} font-size="{_n(words.size)}"{weight}>'
+            f"{quote(words.text)}</text>"
+        )
+    return "\n".join(parts)

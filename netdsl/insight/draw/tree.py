@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, groupby
 from typing import Literal
@@ -77,9 +77,6 @@ class NetTree:
     root: Group
     edges: tuple[Edge, ...]
 
-    def find_box(self, path: str) -> Box:
-        return next(b for b in self.root.boxes if b.path == path)
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -100,7 +97,8 @@ def make_entries(network: Network) -> list[Entry]:
     entries = []
     inputs = {n.name: dims(n.type.shape[1:]) for n in network.graph.inputs if n.type.rank > 1}
     calls = [(path, _make_input_box(path, shape)) for path, shape in inputs.items()]
-    calls += [(layer.path, _make_layer_box(layer)) for layer in network.layers]
+    shown = [layer for layer in network.layers if not _is_plain_line(layer)]
+    calls += [(layer.path, _make_layer_box(layer)) for layer in shown]
     for i, (path, box) in enumerate(calls):
         entries.append(Entry(tuple(path.split(".")[:-1]), replace(box, key=f"b{i}")))
     for i, (name, _) in enumerate(network.output_paths.items()):
@@ -111,12 +109,22 @@ def make_entries(network: Network) -> list[Entry]:
 def find_edges(network: Network, entries: Sequence[Entry]) -> tuple[Edge, ...]:
     """Every edge between two boxes once, in the order of the boxes that read."""
     keys = {box.path: box.key for entry in entries for box in entry.item.boxes}
+    for layer in network.layers:
+        if _is_plain_line(layer):
+            keys[layer.path] = keys[layer.input_paths[0]]
     found: dict[Edge, None] = {}
     for layer in network.layers:
+        if _is_plain_line(layer):
+            continue
         found |= {(keys[path], keys[layer.path]): None for path in layer.input_paths}
     for i, path in enumerate(network.output_paths.values()):
         found[keys[path], f"o{i}"] = None
     return tuple(found)
+
+
+def _is_plain_line(layer: LayerInfo) -> bool:
+    """Whether a layer is an `identity` without a name, which is drawn as a line."""
+    return layer.layer_type == "identity" and not _find_own_name(layer)
 
 
 def assemble_tree(name: str, entries: Sequence[Entry], edges: Sequence[Edge]) -> NetTree:
@@ -149,7 +157,8 @@ def _make_group(key: str, path: str, name: str, children: tuple[Item, ...]) -> I
     only = children[0]
     if isinstance(only, Box):
         return replace(only, label=f"{name}.{only.label}" if only.label else name)
-    return replace(only, title=f"{name}.{only.title}") if only.kind == "block" else only
+    joint = "." if only.kind == "block" else ", "
+    return replace(only, title=f"{name}{joint}{only.title}")
 
 
 def _make_input_box(path: str, shape: str) -> Box:
@@ -169,9 +178,7 @@ _ELEMENTWISE_FAMILIES = frozenset(("activation", "normalization", "dense"))
 
 
 def _make_layer_box(layer: LayerInfo) -> Box:
-    name = layer.path.rpartition(".")[2]
     word, shape = layer.layer_type, layer.output_type.shape
-    is_numbered = re.fullmatch(re.escape(word) + r"\d+", name)
     has_weight = "weight" in layer.arguments
     family = LAYER_FAMILIES[word]
     is_elementwise = (
@@ -189,7 +196,7 @@ def _make_layer_box(layer: LayerInfo) -> Box:
         "",
         layer.path,
         word,
-        "" if is_numbered else name,
+        _find_own_name(layer),
         parameters,
         dims(shape[1:]),
         family,
@@ -197,11 +204,12 @@ def _make_layer_box(layer: LayerInfo) -> Box:
     )
 
 
+def _find_own_name(layer: LayerInfo) -> str:
+    """The label of a layer; nothing if it is only numbered."""
+    name = layer.path.rpartition(".")[2]
+    return "" if re.fullmatch(re.escape(layer.layer_type) + r"\d+", name) else name
+
+
 def _is_initialiser(layer: LayerInfo, argument: Argument) -> bool:
     """Whether a written argument says how weights begin, which no picture of a graph shows."""
     return argument.name is not None and isinstance(layer.arguments[argument.name], BoundCall)
-
-
-def count_by_path(values: Mapping[str, float], item: Item) -> float:
-    """The sum of values by path over the boxes of an item."""
-    return sum(values.get(box.path, 0.0) for box in item.boxes)
