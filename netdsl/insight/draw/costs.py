@@ -71,7 +71,7 @@ def find_time_costs(profile: Profile) -> Costs:
     """The time of each layer: that of the kernels whose main operation is its own."""
     amounts = {row.name: row.measurement.seconds for row in profile.layers}
     title = f"time, {profile.device}, batch {profile.batch}"
-    return Costs(title, amounts, lambda x: f"{1e3 * x:.3g} ms")
+    return Costs(title, amounts, _format_time)
 
 
 def describe_items(tree: NetTree, costs: Costs) -> tuple[dict[str, str], dict[str, int]]:
@@ -91,6 +91,10 @@ def format_count(x: float) -> str:
         if x >= 0.9995 * size:
             return f"{x / size:.3g} {unit}"
     return f"{x:.3g}"
+
+
+def _format_time(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-4 else f"{1e6 * seconds:.3g} µs"
 
 
 def _format_share(share: float) -> str:

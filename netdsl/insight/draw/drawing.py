@@ -42,8 +42,8 @@ def draw(network: Network, options: DrawOptions = DrawOptions()) -> Drawing:
     """Lays out the graph of a net. Raises NotInstalledError if it is so entangled that it needs
     igraph, and igraph is not installed."""
     figures = (
-        f"{format_count(network.params)} parameters, {format_count(network.macs)} "
-        f"multiply-accumulates, {format_bytes(4 * network.activations)} of activations"
+        f"{format_count(network.params)} parameters, {format_count(network.macs)} MACs, "
+        f"{format_bytes(4 * network.activations)} of activations"
     )
     costs = options.costs
     tree = group_repeats(options.tree or make_tree(network))

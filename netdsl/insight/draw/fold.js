@@ -14,12 +14,12 @@
   const startsAtPort = (block) =>
     isLeaf(block) ? isEntry(block)
       : block.series ? startsAtPort(block.series[0])
-      : block.parallel ? block.parallel.some(startsAtPort) : false;
+      : block.parallel ? block.parallel.every(startsAtPort) : false;
 
   const endsAtPort = (block) =>
     isLeaf(block) ? isExit(block)
       : block.series ? endsAtPort(block.series[block.series.length - 1])
-      : block.parallel ? block.parallel.some(endsAtPort) : false;
+      : block.parallel ? block.parallel.every(endsAtPort) : false;
 
   class Placer {
     constructor(data, view) {
@@ -216,7 +216,12 @@
             return;
           }
           this.place(branch, axis + axes[i], top);
-          if (isLeaf(first) && branch.series.length === 1 && isPort(first)) this.skips.add(first);
+          if (isLeaf(first) && branch.series.length === 1 && isPort(first)) {
+            this.skips.add(first);
+            if (isExit(first)) {
+              this.addPassage({ lane: ["", first] }, axis + axes[i], top, top + height);
+            }
+          }
         });
       } else if (block.rows) {
         const unit = this.unit(block);
@@ -226,8 +231,14 @@
           const height = this.rowHeight(row);
           for (const [cell, x] of row) {
             const at = axis + (x - middle) * unit;
-            if (cell.lane) this.addPassage(cell, at, y, y + height);
-            else this.place(cell, at, y);
+            if (cell.lane) {
+              this.addPassage(cell, at, y, y + height);
+              continue;
+            }
+            this.place(cell, at, y);
+            if (isLeaf(cell) && isExit(cell)) {
+              this.addPassage({ lane: ["", cell] }, at, y, y + height);
+            }
           }
           y += height + this.c.wideGap;
         }
@@ -254,7 +265,10 @@
     route([source, target, value, sourceValue]) {
       const start = this.end(source, `${source}>${sourceValue}`, true);
       const end = this.end(target, `${target}<${value}`, false);
-      const passages = this.passages.get(`${source} ${target}`) || [];
+      const passages = [
+        ...(this.passages.get(`${source} ${target}`) || []),
+        ...(this.passages.get(` ${target}`) || []),
+      ];
       const points = [start];
       for (const p of passages) {
         points.push(...this.turn(points[points.length - 1], [p.x, p.top]), [p.x, p.bottom]);
@@ -313,7 +327,7 @@
 
   function start(figure) {
     const data = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
-    const svg = figure.querySelector("svg");
+    const svg = figure.querySelector(".scroll svg");
     const view = { open: new Set(data.open), short: new Set(data.short) };
     const find = (kind) =>
       [...svg.querySelectorAll(`[data-${kind}]`)].map((e) => [e.getAttribute(`data-${kind}`), e]);

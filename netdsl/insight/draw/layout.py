@@ -292,6 +292,8 @@ class _Placer:
                 self._place(branch, axis + x, top)
                 if isinstance(lane, Leaf) and len(branch.items) == 1 and is_line(branch):
                     self.skips.add(lane.key)
+                    if is_exit(lane.key):
+                        self._add_passage(Lane("", lane.key), axis + x, top, top + height)
         elif isinstance(block, Rows):
             self._place_rows(block, axis, top)
 
@@ -317,6 +319,8 @@ class _Placer:
                     self._add_passage(cell, at, top, top + height)
                 else:
                     self._place(cell, at, top)
+                    if isinstance(cell, Leaf) and is_exit(cell.key):
+                        self._add_passage(Lane("", cell.key), at, top, top + height)
             top += height + WIDE_GAP
 
     def _add_passage(self, lane: Lane, x: float, top: float, bottom: float) -> None:
@@ -327,7 +331,10 @@ class _Placer:
 
     def _route(self, group: str, number: int, link: Link) -> Route:
         start, end = self._find_start(link), self._find_end(link)
-        passages = self.passages.get((link.source, link.target), [])
+        passages = [
+            *self.passages.get((link.source, link.target), ()),
+            *self.passages.get(("", link.target), ()),
+        ]
         points = [start]
         for passage in passages:
             points += _turn(points[-1], (passage.x, passage.top))
@@ -402,7 +409,7 @@ def _starts_at_port(block: Block) -> bool:
     if isinstance(block, Series):
         return _starts_at_port(block.items[0])
     if isinstance(block, Parallel):
-        return any(_starts_at_port(b) for b in block.branches)
+        return all(_starts_at_port(b) for b in block.branches)
     return isinstance(block, Leaf) and is_entry(block.key)
 
 
@@ -410,5 +417,5 @@ def _ends_at_port(block: Block) -> bool:
     if isinstance(block, Series):
         return _ends_at_port(block.items[-1])
     if isinstance(block, Parallel):
-        return any(_ends_at_port(b) for b in block.branches)
+        return all(_ends_at_port(b) for b in block.branches)
     return isinstance(block, Leaf) and is_exit(block.key)

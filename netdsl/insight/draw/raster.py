@@ -65,7 +65,7 @@ class _Painter:
     def __init__(self, drawing: Drawing, axes: Axes) -> None:
         self.drawing = drawing
         self.diagram, self.view = drawing.diagram, drawing.view
-        self.top = drawing.header.height
+        self.left, self.top = drawing.offset
         self.axes = axes
         self.order = 0
         self.routes: dict[str, list[Route]] = {}
@@ -92,7 +92,7 @@ class _Painter:
             return
         paint = LIGHT.kernel if item.kind == "kernel" else LIGHT.frames[depth % 2]
         for d in (6.0, 3.0, 0.0) if item.key in self.view.short_repeats else (0.0,):
-            self._paint_rect(r.x + d, self.top + r.y + d, r.width, r.height, 7.0, paint)
+            self._paint_rect(self.left + r.x + d, self.top + r.y + d, r.width, r.height, 7.0, paint)
         self._paint_lines(item)
         self._paint_title(item, r, paint)
         for child in find_shown_children(item, self.view):
@@ -103,7 +103,7 @@ class _Painter:
 
         text = self._write(
             make_title(group),
-            r.x + PADDING,
+            self.left + r.x + PADDING,
             self.top + r.y + TITLE_BASELINE,
             SMALL_FONT_SIZE,
             True,
@@ -121,18 +121,20 @@ class _Painter:
         radius = r.height / 2 if is_pill(item) else 4.0
         is_repeat = isinstance(item, Group) and item.kind == "repeat"
         for d in (4.0, 2.0, 0.0) if is_repeat else (0.0,):
-            self._paint_rect(r.x + d, self.top + r.y + d, r.width, r.height, radius, paint)
+            self._paint_rect(
+                self.left + r.x + d, self.top + r.y + d, r.width, r.height, radius, paint
+            )
         self._write_lines(label, r, text, quiet)
 
     def _write_lines(self, label: Label, r: Rectangle, text: str, quiet: str) -> None:
         for line, y in zip(label.lines, find_baselines(label), strict=True):
-            at = self.top + r.y + y
+            x, at = self.left + r.x, self.top + r.y + y
             color = quiet if line.is_small else text
             if line.left:
-                self._write(line.left, r.x + PADDING, at, line.size, line.is_bold, color)
+                self._write(line.left, x + PADDING, at, line.size, line.is_bold, color)
             if line.right:
                 right = self._write(
-                    line.right, r.x + r.width - PADDING, at, SMALL_FONT_SIZE, False, quiet
+                    line.right, x + r.width - PADDING, at, SMALL_FONT_SIZE, False, quiet
                 )
                 right.set_horizontalalignment("right")
 
@@ -182,7 +184,7 @@ class _Painter:
         self.order += 1
         color = LIGHT.skip if route.is_skip else LIGHT.line
         steps = list(_find_steps(route.points))
-        points = [(x, y + self.top) for x, y in (p for _, p in steps)]
+        points = [(x + self.left, y + self.top) for x, y in (p for _, p in steps)]
         codes = [{"M": Path.MOVETO, "L": Path.LINETO, "Q": Path.CURVE3}[code] for code, _ in steps]
         width = 1.6 if route.is_skip else 1.3
         path = Path(points, codes)

@@ -61,6 +61,11 @@ class Drawing:
     def height(self) -> float:
         return self.layout.height + self.header.height
 
+    @property
+    def offset(self) -> Point:
+        """Where the layout begins: centred below the header."""
+        return (self.width - self.layout.width) / 2, self.header.height
+
 
 class SvgWriter:
     """Writes the elements of a drawing. With `is_foldable`, also those that are hidden, and buttons
@@ -149,8 +154,7 @@ class SvgWriter:
     def _describe_button(self, group: Group, is_open: bool) -> str:
         """What makes an element a button that keys and screen readers find."""
         label = self.diagram.labels[group.key]
-        words = [make_title(group), *(t for x in label.lines for t in (x.right, x.left))][:3]
-        name = quote(", ".join(w for w in words if w))
+        name = quote(", ".join((make_title(group), label.lines[0].right, label.lines[1].left)))
         return (
             f' role="button" tabindex="0" aria-expanded="{str(is_open).lower()}" '
             f'aria-label="{name}" data-toggle="{group.key}"'
@@ -302,13 +306,14 @@ def write_svg(drawing: Drawing) -> str:
     writer = SvgWriter(diagram, drawing.view, drawing.layout, "n")
     inside = "\n".join(writer.write_elements())
     width, height = _n(drawing.width), _n(drawing.height)
+    x, y = drawing.offset
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-family="{FONT_FAMILY}" role="img">\n'
         f"<title>{quote(diagram.tree.name)}</title>\n<style>\n{make_style(LIGHT, '')}</style>\n"
         f"<defs>{write_markers('n')}</defs>\n"
         f'<rect class="paper" width="{width}" height="{height}"/>\n{write_header(header)}\n'
-        f'<g transform="translate(0 {_n(header.height)})">\n{inside}\n</g>\n</svg>\n'
+        f'<g transform="translate({_n(x)} {_n(y)})">\n{inside}\n</g>\n</svg>\n'
     )
 
 

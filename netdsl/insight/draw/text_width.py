@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 _REGULAR = (
     "318 401 460 838 636 950 780 275 390 390 500 838 318 361 318 337 636 636 636 636 636 636 636 "
     "636 636 636 337 337 838 838 838 531 1000 684 686 698 770 632 575 775 752 295 295 656 557 863 "
@@ -20,22 +18,17 @@ _BOLD = (
 )
 _WIDTHS = {
     is_bold: {chr(32 + i): int(w) / 1000 for i, w in enumerate(text.split())}
+    | {"…": 1.0, "×": 0.838, "–": 0.5, "·": 0.38, "µ": 0.74}
     for is_bold, text in ((False, _REGULAR), (True, _BOLD))
 }
-_NARROW, _WIDE = 0.88, 1.05
-"""The most that letters of other alphabets take, and those of East Asian scripts, in ems."""
+_OTHER_WIDTH = 1.2
+"""The most that other letters take, in ems; few are as wide."""
 
 
 def measure_text(text: str, size: float, is_bold: bool = False) -> float:
     """The most pixels that a line of text takes at a font size in pixels."""
     widths = _WIDTHS[is_bold]
-    return size * sum(widths.get(c) or _measure_other(c) for c in text)
-
-
-def _measure_other(c: str) -> float:
-    if unicodedata.combining(c):
-        return 0.0
-    return _WIDE if unicodedata.east_asian_width(c) in "WF" else _NARROW if c != "…" else 1.0
+    return size * sum(widths.get(c, _OTHER_WIDTH) for c in text)
 
 
 def shorten_to_width(text: str, width: float, size: float, is_bold: bool = False) -> str:
