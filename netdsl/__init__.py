@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from netdsl.api.net import Net, load
+    from netdsl.api.plotting import plot
     from netdsl.api.prediction import Prediction
     from netdsl.api.report import report
     from netdsl.api.training import TrainingResult, train
@@ -24,6 +25,7 @@ __all__ = [
     "TrainingResult",
     "__version__",
     "load",
+    "plot",
     "report",
     "train",
 ]
@@ -34,6 +36,7 @@ _MODULES = {
     "Prediction": "netdsl.api.prediction",
     "TrainingResult": "netdsl.api.training",
     "load": "netdsl.api.net",
+    "plot": "netdsl.api.plotting",
     "report": "netdsl.api.report",
     "train": "netdsl.api.training",
 }

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netdsl import plot
 from netdsl.errors import NetError
 from netdsl.insight.event_log import EventLog
 from netdsl.insight.plots.axes import spread
@@ -196,6 +197,15 @@ def test_a_sweep_stands_for_its_runs_in_the_order_of_numbers(tmp_path: Path) -> 
     assert tuple(h.name for h in read_histories([tmp_path])) == names
     with pytest.raises(NetError, match="given twice"):
         read_histories([tmp_path, tmp_path / names[0]])
+
+
+def test_a_finished_sweep_has_the_order_of_its_table(tmp_path: Path) -> None:
+    names = ("b,seed=1", "a,seed=1", "c,seed=1")
+    for name in names:
+        write_run(tmp_path / name, encode([{"epoch": 1, "step": 1, "train_loss": 1.0}]))
+    for runs, wanted in (([{"name": x} for x in names[:2]], names), ("damaged", sorted(names))):
+        (tmp_path / "sweep.json").write_text(json.dumps({"runs": runs}))
+        assert [h.name for h in read_histories([tmp_path])] == [*wanted]
 
 
 def test_names_are_short_and_different(tmp_path: Path) -> None:
@@ -459,6 +469,19 @@ def read_events(folder: Path) -> dict[str, dict[int, Any]]:
                 text = [x.decode() for x in value.tensor.string_val]
                 of_tag[event.step] = text[0] if text else value.simple_value
     return found
+
+
+def test_plots_from_python_are_those_of_the_command(netdsl: Any, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", encode(RUN))
+    assert netdsl("plot", "run", "-o", "a.svg", "--size", "300x200")[0] == 0
+    figure = plot(run, out=tmp_path / "b.svg", size=(300, 200))
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert figure.get_label() == "loss of run"
+    for wrong in ({"by": "hour"}, {"watch": "gradients"}, {"metrics": ["f3"]}, {"out": run / "x"}):
+        with pytest.raises(NetError):
+            plot(run, **wrong)
+    with pytest.raises(NetError, match="no run to plot"):
+        plot()
 
 
 RUN = [{"epoch": 1, "step": 1, "train_loss": 1.0, "val_f1": -1.0}]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from netdsl.cli.app import OK, JsonOption, app, echo, print_json
-from netdsl.errors import fail, suggest_name
+from netdsl.errors import fail
 
 
 @app.command()
@@ -60,12 +60,10 @@ def plot(
     from netdsl.insight.plots.curves import draw_chart
     from netdsl.insight.plots.figure import check_format, parse_size, save_figure
     from netdsl.insight.plots.history import read_histories
-    from netdsl.insight.plots.series import AXIS_TITLES, PlotOptions, make_chart
+    from netdsl.insight.plots.series import PlotOptions, make_chart
     from netdsl.training.step.watch import parse_watch
     from netdsl.training.store.output_files import check_outputs
 
-    if by is not None and by not in AXIS_TITLES:
-        raise fail(f"`{by}` is not an axis", help=suggest_name(by, AXIS_TITLES, "axes are"))
     if out is None and not as_json:
         raise fail("the picture has no name", help="`-o curves.png`; .svg and .pdf work too")
     if out is not None:

@@ -164,10 +164,9 @@ def _draw_panel(
 
     ax.set_title(panel.title)
     ax.set_xlabel(AXIS_TITLES[panel.by])
-    floor = _find_floor(panel)
     looks = [_choose_look(chart, panel, line, palette) for line in panel.series]
     for line, look in zip(panel.series, looks, strict=True):
-        _draw_line(ax, line, look, floor, "steps-pre" if panel.is_stepwise else "default")
+        _draw_line(ax, panel, line, look)
     set_scale(ax, panel.is_log, format_share if panel.is_share else format_number)
     if panel.by != "seconds":
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
@@ -181,20 +180,22 @@ def _draw_panel(
         label_lines(ax, [x for x in labels if np.isfinite(x.y)], height)
 
 
-def _find_floor(panel: CurvePanel) -> float:
-    """The lowest value that a band may have: on a logarithmic axis, somewhat below all lines."""
-    if not panel.is_log:
-        return -math.inf
-    return 0.5 * min(float(y) for line in panel.series for y in line.y if y > 0)
+def _find_band(panel: CurvePanel, line: Series) -> tuple[Array, Array]:
+    """The lower and the upper edge of a band of one standard deviation: of a share, within 0 and 1;
+    on a logarithmic axis, as far below the mean as above it, which is never below 0."""
+    high = line.y + line.deviation
+    low = line.y**2 / high if panel.is_log else line.y - line.deviation
+    return (np.maximum(low, 0.0), np.minimum(high, 1.0)) if panel.is_share else (low, high)
 
 
-def _draw_line(ax: Axes, line: Series, look: _Look, floor: float, drawing: Any) -> None:
+def _draw_line(ax: Axes, panel: CurvePanel, line: Series, look: _Look) -> None:
+    drawing = "steps-pre" if panel.is_stepwise else "default"
     ax.plot(line.x, line.y, drawstyle=drawing, **look.style)
     lonely = _find_lonely(line.y)
     if lonely.any():
         ax.plot(line.x[lonely], line.y[lonely], "o", color=look.colour, markersize=3)
     if line.deviation is not None and look.is_main:
-        low, high = np.maximum(line.y - line.deviation, floor), line.y + line.deviation
+        low, high = _find_band(panel, line)
         ax.fill_between(line.x, low, high, color=look.colour, alpha=_BAND, linewidth=0)
     if line.best is not None and look.is_main:
         at = line.x[line.best], line.y[line.best]

@@ -15,6 +15,7 @@ import numpy as np
 
 from netdsl.errors import NetError, fail
 from netdsl.file_io import read_regular_file
+from netdsl.json_schema import JsonArray, JsonObject, JsonString, SchemaError, read_json
 from netdsl.language import syntax as s
 from netdsl.language.format import format_file
 from netdsl.language.override import override
@@ -213,14 +214,34 @@ def is_run(folder: Path) -> bool:
 
 
 def _find_runs(path: Path) -> list[Path]:
-    """The run of a path, or those of a sweep's directory, in the order of their names."""
+    """The run of a path, or those of a sweep's directory, in the order of its table and then of
+    their names."""
     folder = path.parent if path.is_file() and path.name in RUN_FILES else path
     if is_run(folder) or not folder.is_dir():
         return [folder]
-    found = sorted((p.parent for p in folder.glob(f"*/{RECIPE_FILE}")), key=_natural_order)
+    rows = _read_sweep_order(folder / SWEEP_FILE)
+    order = lambda run: (rows.get(run.name, len(rows)), _natural_order(run))
+    found = sorted((p.parent for p in folder.glob(f"*/{RECIPE_FILE}")), key=order)
     if len(found) > MAX_SWEEP_RUNS:
         raise fail(f"{folder} contains {len(found):,} runs, over {MAX_SWEEP_RUNS:,}")
     return found or [folder]
+
+
+def _read_sweep_order(path: Path) -> dict[str, int]:
+    """The number of each run of a sweep by its name; empty if its file is missing or damaged."""
+    try:
+        content = read_json(read_regular_file(path, _MAX_SWEEP_BYTES))
+        _SWEEP_SCHEMA.check(content, "sweep")
+    except (NetError, SchemaError):
+        return {}
+    return {run["name"]: i for i, run in enumerate(content["runs"])}
+
+
+SWEEP_FILE = "sweep.json"
+_MAX_SWEEP_BYTES = 2**26
+_SWEEP_SCHEMA = JsonObject(
+    {"runs": JsonArray(JsonObject({"name": JsonString(1000)}), MAX_SWEEP_RUNS)}
+)
 
 
 def _natural_order(path: Path) -> list[tuple[float, str]]:

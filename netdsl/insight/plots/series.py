@@ -168,7 +168,11 @@ MAX_NORM_PANELS = 12
 
 def make_chart(histories: Sequence[RunHistory], options: PlotOptions) -> Chart:
     """The chart of runs. Raises NetError if nothing was measured yet, if no run has a metric or
-    watched a quantity, or if a logarithmic axis is asked for where nothing is positive."""
+    watched a quantity, if there is no such axis, or if a logarithmic one is asked for where nothing
+    is positive."""
+    if options.by is not None and options.by not in AXIS_TITLES:
+        help = suggest_name(options.by, AXIS_TITLES, "axes are")
+        raise fail(f"`{options.by}` is not an axis", help=help)
     groups = group_runs(histories, options.each)
     for quantity in options.watch:
         _check_watched(histories, quantity)
