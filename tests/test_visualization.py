@@ -390,7 +390,7 @@ def test_features_of_digits_beat_the_digits(netdsl: Any, tmp_path: Path) -> None
         assert peaks == sorted(peaks, reverse=True)
         assert row["images"]["percentile_99_9"] <= peaks[0]
         assert row["pictures"][0]["peak"] > row["images"]["percentile_99_9"]
-    assert pixels(tmp_path / "f.png").shape[1] > 5 * 96
+    assert pixels(tmp_path / "f.png").shape[1] > 5 * 128
 
 
 def test_strongest_images_are_cut_to_what_a_channel_sees(tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_features_of_squeezenet_beat_photographs(
     words = ("--bgr", "--normalize", "imagenet_mean")
     assert netdsl("import", str(model), "-o", "s.net", "--weights", "s.safetensors", *words)[0] == 0
     for place in ("fire2:0,1", "fire4:3,7", "fire8:5,9"):
-        drawn = ("visualize", "s.safetensors", place, "--steps", "128", "--json")
+        drawn = ("visualize", "s.safetensors", place, "--size", "128", "--steps", "96", "--json")
         code, out, err = netdsl(*drawn, "--dataset", str(photographs), "-o", "v.png")
         assert code == 0, err
         for row in json.loads(out)["channels"]:

@@ -194,7 +194,15 @@ def visualize(
     data: DataOption = None,
     size: Annotated[
         int | None,
-        typer.Option(min=8, max=1024, help="Side of the pictures in pixels; default: the net's."),
+        typer.Option(
+            min=8,
+            max=1024,
+            help="Side of the pictures that the net sees, in pixels; default: the net's.",
+        ),
+    ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(min=8, max=1024, help="Side of each picture on the sheet; default: its own."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, max=100_000, help="Steps of gradient ascent.")] = 256,
     seed: Annotated[
@@ -231,7 +239,7 @@ def visualize(
         echo_stderr(_describe_dead(layer, found.dead, dataset))
     if not found.rows:
         raise fail("no picture can be drawn", help="choose other channels, or another layer")
-    _write_picture(out, render_features(found.rows))
+    _write_picture(out, render_features(found.rows, tile))
     if as_json:
         channel_rows = [row.as_json() for row in found.rows]
         about = {"picture": str(out), "layer": layer, "channels": channel_rows}

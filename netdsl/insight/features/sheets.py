@@ -13,7 +13,7 @@ from netdsl.insight.features.visualization import Feature
 from netdsl.insight.image_grid import fit_picture, make_sheet, stack
 from netdsl.types import Array
 
-SMALL_SIDE = 96
+SMALL_SIDE = 128
 """The side to which smaller pictures are enlarged."""
 
 

@@ -110,7 +110,7 @@ class _Climber:
         if len(shape) != 4 or shape[-1] not in (1, 3):
             raise fail(f"the net takes {dims(shape[1:])}; pictures have 1 or 3 channels")
         self._form = FourierPictures(*shape[1:])
-        self._diversity = request.diversity
+        self._place, self._diversity = request.place, request.diversity
         objective = FeatureObjective(request.place, request.is_neuron, request.diversity > 1)
         self._graph = build_ascent_graph(network, objective)
         self._executor = Executor(self._graph.graph, trained.backend, trained.state)
@@ -123,6 +123,9 @@ class _Climber:
         seeds = [(settings.seed, int(c), k) for c in channels for k in range(count)]
         landscape = _ChannelLandscape(self._graph, self._run, wanted)
         start, end = ascend(landscape, self._form, seeds, settings, on_step)
+        if not np.isfinite(end).all():
+            message = f"the gradient of `{self._place}` is not a finite number"
+            raise fail(message, help="weights that are NaN or very large can be why")
         before, _ = landscape.measure(start)
         after, peaks = landscape.measure(end)
         pictures: Array = np.round(end).astype(np.uint8)
