@@ -29,6 +29,7 @@ from netdsl.insight.report.confusion import LEVELS, MAX_CLASSES, make_cells
 from netdsl.insight.report.highlight import split_text
 from netdsl.insight.report.mistakes import MAX_SIDE, Mistake, MistakeCollector
 from netdsl.insight.report.page import render_page
+from netdsl.insight.report.run_record import read_runs
 from netdsl.insight.report.run_report import ReportOptions, RunReport, make_run_reports
 from netdsl.insight.report.wording import format_percent, format_seconds, headline
 from netdsl.text_escaping import escape_text
@@ -170,6 +171,24 @@ def test_settings_that_differ_are_compared(report: RunReport, run: Path, tmp_pat
         "definition of the net": ("number 1", "number 2", "number 1"),
         "train.optimizer.lr": ("0.01", "0.02", "0.01"),
     }
+
+
+def test_metrics_that_are_no_numbers_are_left_out(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    rows = [
+        {"epoch": 1, "train_loss": 2.0, "val_loss": "<b>", "val_accuracy": "x", "seconds": [1]},
+        {"epoch": 2, "train_loss": "x", "val_accuracy": 0.5, "seconds": 3.5, "lr": True},
+        {"test_images": "<i>", "test_accuracy": 0.25},
+    ]
+    (other / "metrics.jsonl").write_text("\n".join(["torn {", *map(json.dumps, rows), "{"]))
+    (found,) = read_runs([other])
+    assert found.epochs == (
+        {"epoch": 1, "train_loss": 2.0},
+        {"epoch": 2, "val_accuracy": 0.5, "seconds": 3.5},
+    )
+    assert (found.best, found.test) == (found.epochs[0], {"test_accuracy": 0.25})
+    assert found.seconds == 3.5
 
 
 @settings(max_examples=40)
