@@ -9,10 +9,10 @@ from itertools import combinations, pairwise
 from hypothesis import strategies as st
 
 from netdsl.insight.draw.boxes import PADDING
-from netdsl.insight.draw.diagram import Diagram, View, find_shown_children
-from netdsl.insight.draw.layout import Layout, Rectangle, Route
+from netdsl.insight.draw.diagram import Diagram, DiagramView, find_shown_children
+from netdsl.insight.draw.layout import DiagramLayout, Rectangle, Route
 from netdsl.insight.draw.links import is_port
-from netdsl.insight.draw.tree import Box, Entry, Group, Item, NetTree, assemble_tree
+from netdsl.insight.draw.tree import Entry, Group, Item, LayerBox, NetTree, assemble_tree
 
 EPSILON = 0.01
 
@@ -26,7 +26,7 @@ def trees(draw: st.DrawFn) -> NetTree:
         groups += [f"{name}{i}" for name in draw(st.lists(st.sampled_from("gh"), max_size=2))]
         is_elementwise = i > 0 and draw(st.booleans())
         size = draw(st.sampled_from((3, 30)))
-        box = Box(f"b{i}", f"b{i}", "word", "l" * size, "p", "8x8", "dense", is_elementwise)
+        box = LayerBox(f"b{i}", f"b{i}", "word", "l" * size, "p", "8x8", "dense", is_elementwise)
         entries.append(Entry(tuple(groups), box))
         count = 1 if is_elementwise else 3
         readable = st.integers(0, i - 1) if i else st.nothing()
@@ -37,7 +37,7 @@ def trees(draw: st.DrawFn) -> NetTree:
     return assemble_tree("drawn", entries, edges)
 
 
-def check_drawing(diagram: Diagram, view: View, layout: Layout) -> None:
+def check_drawing(diagram: Diagram, view: DiagramView, layout: DiagramLayout) -> None:
     """Siblings do not overlap, children are inside their frames, lines begin and end at what they
     connect and cross no other box beside, and text is inside its box."""
     _check_group(diagram.tree.root, view, layout)
@@ -53,7 +53,7 @@ def check_drawing(diagram: Diagram, view: View, layout: Layout) -> None:
             assert sum(line.height for line in label.lines) < r.height
 
 
-def _check_group(group: Group, view: View, layout: Layout) -> None:
+def _check_group(group: Group, view: DiagramView, layout: DiagramLayout) -> None:
     children = find_shown_children(group, view)
     rectangles = {child.key: layout.rectangles[child.key] for child in children}
     for a, b in combinations(rectangles.values(), 2):
@@ -94,7 +94,7 @@ def overlap(a: Rectangle, b: Rectangle) -> bool:
     )
 
 
-def check_edges(diagram: Diagram, view: View, layout: Layout) -> None:
+def check_edges(diagram: Diagram, view: DiagramView, layout: DiagramLayout) -> None:
     """Each edge between two things that are seen is drawn exactly once, through any ports. Every
     group of a repeat must be shown."""
     seen = {box: item.key for item in _find_seen(diagram.tree.root, view) for box in _keys(item)}
@@ -120,8 +120,8 @@ def _follow(key: str, steps: dict[str, list[tuple[str, str]]]) -> Iterator[str]:
         yield from _follow(target, steps)
 
 
-def _find_seen(item: Item, view: View) -> Iterator[Item]:
-    if isinstance(item, Box) or not view.is_open(item.key):
+def _find_seen(item: Item, view: DiagramView) -> Iterator[Item]:
+    if isinstance(item, LayerBox) or not view.is_open(item.key):
         yield item
         return
     for child in item.children:

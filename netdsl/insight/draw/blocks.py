@@ -34,7 +34,7 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Series:
+class Chain:
     """Blocks below each other, on one axis."""
 
     items: tuple[Block, ...]
@@ -45,7 +45,7 @@ class Parallel:
     """Branches beside each other. `spine` is the branch on the axis; without one, the branches that
     contain more than lines are centred on it."""
 
-    branches: tuple[Series, ...]
+    branches: tuple[Chain, ...]
     spine: int | None
 
 
@@ -56,14 +56,14 @@ class Rows:
     rows: tuple[tuple[tuple[Leaf | Lane, float], ...], ...]
 
 
-Block = Leaf | Lane | Series | Parallel | Rows
+Block = Leaf | Lane | Chain | Parallel | Rows
 
 
 def is_line(block: Block) -> bool:
     """Whether a block contains only lines and ports."""
     if isinstance(block, Leaf):
         return is_port(block.key)
-    if isinstance(block, Series):
+    if isinstance(block, Chain):
         return all(map(is_line, block.items))
     return isinstance(block, Lane)
 
@@ -72,7 +72,7 @@ def count_leaves(block: Block, weights: Mapping[str, int]) -> int:
     """The sum of the weights of the leaves of a block."""
     if isinstance(block, Leaf):
         return weights.get(block.key, 0)
-    if isinstance(block, Series):
+    if isinstance(block, Chain):
         return sum(count_leaves(item, weights) for item in block.items)
     if isinstance(block, Parallel):
         return sum(count_leaves(branch, weights) for branch in block.branches)
@@ -86,7 +86,7 @@ _START, _END = "start", "end"
 
 def arrange(
     keys: Sequence[str], links: Sequence[tuple[str, str]], weights: Mapping[str, int]
-) -> Series:
+) -> Chain:
     """Arranges a group: its keys, each before those that read it, and its links by their ends.
     `weights` are the numbers of boxes of the children: where branches never meet, the heaviest goes
     on."""
@@ -106,7 +106,7 @@ class _Arranger:
         self.dag = dag
         self.weights = weights
 
-    def arrange_series(self, start: str, inner: Sequence[str], end: str) -> Series:
+    def arrange_series(self, start: str, inner: Sequence[str], end: str) -> Chain:
         """The blocks between two nodes, split at the nodes that every path passes through."""
         order = [start, *inner, end]
         at = {key: i for i, key in enumerate(order)}
@@ -118,7 +118,7 @@ class _Arranger:
             region = order[first + 1 : last]
             items += self._arrange_region(order[first], region, order[last], is_direct)
             items.append(Leaf(order[last]))
-        return Series(tuple(items[:-1]))
+        return Chain(tuple(items[:-1]))
 
     def _find_cuts(self, order: Sequence[str], at: Mapping[str, int]) -> list[int]:
         """The positions that no edge jumps over: in an executable order, these are the nodes on
@@ -143,10 +143,10 @@ class _Arranger:
             return
         branches = [self.arrange_series(start, keys, end) for keys in components]
         if is_direct:
-            branches.append(Series((Lane(start, end),)))
+            branches.append(Chain((Lane(start, end),)))
         yield Parallel(tuple(branches), self._find_spine(branches, end))
 
-    def _find_spine(self, branches: Sequence[Series], end: str) -> int | None:
+    def _find_spine(self, branches: Sequence[Chain], end: str) -> int | None:
         solid = [i for i, b in enumerate(branches) if not is_line(b)]
         if len(solid) == 1:
             return solid[0]

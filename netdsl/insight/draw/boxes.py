@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from netdsl.insight.draw.text_width import measure_text, shorten_to_width
-from netdsl.insight.draw.tree import Box, Group, Item
+from netdsl.insight.draw.tree import Group, Item, LayerBox
 from netdsl.text_escaping import escape_line
 
 FONT_SIZE, SMALL_FONT_SIZE = 12.0, 10.0
@@ -58,7 +58,7 @@ class Label:
 
 def make_label(item: Item, note: str = "", shape: str = "") -> Label:
     """The label of a box, or of a folded group whose last box has `shape`; `note` is its cost."""
-    lines = _make_box_lines(item) if isinstance(item, Box) else _make_group_lines(item, shape)
+    lines = _make_box_lines(item) if isinstance(item, LayerBox) else _make_group_lines(item, shape)
     if note:
         lines.append(
             TextLine(shorten_to_width(note, MAX_TEXT_WIDTH, SMALL_FONT_SIZE), "", False, True)
@@ -78,7 +78,7 @@ def find_baselines(label: Label) -> Iterator[float]:
         yield y - 4
 
 
-def _make_box_lines(box: Box) -> list[TextLine]:
+def _make_box_lines(box: LayerBox) -> list[TextLine]:
     head = f"{box.label}: {box.word}" if box.label else box.word
     shape = "" if box.is_elementwise else box.shape
     lines = [
@@ -167,4 +167,4 @@ def align_widths(group: Group, labels: Mapping[str, Label]) -> dict[str, float]:
 
 def is_pill(item: Item) -> bool:
     """Whether a box is drawn with round ends: inputs and outputs."""
-    return isinstance(item, Box) and item.family in _PILL_FAMILIES
+    return isinstance(item, LayerBox) and item.family in _PILL_FAMILIES

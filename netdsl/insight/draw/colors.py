@@ -112,6 +112,7 @@ def make_style(theme: Theme, scope: str) -> str:
     for i, (fill, text) in enumerate(theme.costs):
         rules[f".cost{i} > rect"] = f"fill: {fill}"
         rules[f".cost{i} > text, {scope}.cost{i} > text.quiet"] = f"fill: {text}"
+        rules[f".cost{i} > .mark"] = f"stroke: {text}"
     return "".join(f"{scope}{selector} {{ {rule} }}\n" for selector, rule in rules.items())
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from netdsl.insight.draw.blocks import Series, arrange
+from netdsl.insight.draw.blocks import Chain, arrange
 from netdsl.insight.draw.boxes import Label, align_widths, make_label, measure_title
 from netdsl.insight.draw.links import (
     Link,
@@ -17,14 +17,14 @@ from netdsl.insight.draw.links import (
     make_entry_port,
     make_exit_port,
 )
-from netdsl.insight.draw.tree import Box, Group, Item, NetTree
+from netdsl.insight.draw.tree import Group, Item, LayerBox, NetTree
 
 
 @dataclass(frozen=True)
 class Arrangement:
     """How a group shows its children: the block, the links in it, and the ports in its frame."""
 
-    block: Series
+    block: Chain
     links: tuple[Link, ...]
 
     @property
@@ -34,7 +34,7 @@ class Arrangement:
 
 
 @dataclass(frozen=True)
-class View:
+class DiagramView:
     """What is shown: the groups that are open, and those of them that repeat a group and show only
     the first one."""
 
@@ -64,7 +64,7 @@ class Diagram:
     def root(self) -> str:
         return self.tree.root.key
 
-    def find_arrangement(self, key: str, view: View) -> Arrangement:
+    def find_arrangement(self, key: str, view: DiagramView) -> Arrangement:
         return self.short[key] if key in view.short_repeats else self.arrangements[key]
 
 
@@ -104,7 +104,7 @@ def _label(item: Item, notes: Mapping[str, str]) -> Label:
 
 def _find_attached(group: Group, links: Sequence[Link]) -> dict[str, str]:
     """The boxes that stick to the one above: elementwise ones that alone read it."""
-    boxes = {c.key: c for c in group.children if isinstance(c, Box)}
+    boxes = {c.key: c for c in group.children if isinstance(c, LayerBox)}
     readers = Counter(link.source for link in links)
     return {
         link.target: link.source
@@ -144,12 +144,12 @@ def _make_arrangement(group: Group, links: Sequence[Link]) -> Arrangement:
     return Arrangement(arrange(keys, pairs, weights), tuple(links))
 
 
-def make_views(diagram: Diagram, has_all_repeats: bool = False) -> Iterator[View]:
+def make_views(diagram: Diagram, has_all_repeats: bool = False) -> Iterator[DiagramView]:
     """The views by depth: first no group is open, then the groups of the net itself, and so on."""
     short = frozenset() if has_all_repeats else frozenset(diagram.short)
     depths = dict(_find_depths(diagram.tree.root, 0))
     for depth in range(max(depths.values()) + 1):
-        yield View(frozenset(key for key, d in depths.items() if d <= depth), short)
+        yield DiagramView(frozenset(key for key, d in depths.items() if d <= depth), short)
 
 
 def _find_depths(group: Group, depth: int) -> Iterator[tuple[str, int]]:
@@ -162,7 +162,7 @@ def _find_depths(group: Group, depth: int) -> Iterator[tuple[str, int]]:
             yield from _find_depths(child, own)
 
 
-def find_shown_children(group: Group, view: View) -> tuple[Item, ...]:
+def find_shown_children(group: Group, view: DiagramView) -> tuple[Item, ...]:
     """What an open group shows: its children, or those of the first group that is repeated."""
     first = group.children[0]
     if group.key in view.short_repeats and isinstance(first, Group):

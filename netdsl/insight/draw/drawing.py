@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from netdsl.insight.draw.costs import Costs, describe_items, format_count
-from netdsl.insight.draw.diagram import Diagram, View, make_diagram, make_views
+from netdsl.insight.draw.diagram import Diagram, DiagramView, make_diagram, make_views
 from netdsl.insight.draw.header import Header, Legend, make_header
-from netdsl.insight.draw.layout import MARGIN, Layout, lay_out
+from netdsl.insight.draw.layout import MARGIN, DiagramLayout, lay_out
 from netdsl.insight.draw.page import write_fragment, write_page
 from netdsl.insight.draw.repeats import group_repeats
 from netdsl.insight.draw.svg import Drawing, write_svg
@@ -17,7 +17,7 @@ from netdsl.insight.draw.tree import NetTree, make_tree
 from netdsl.language.network import Network
 from netdsl.types import format_bytes
 
-_MAX_AREA, _MAX_HEIGHT = 2.3e6, 1900.0
+_MAX_AREA, _MAX_HEIGHT = 2.6e6, 1900.0
 """Of a drawing whose depth is not given, in pixels: more is hard to read on one sheet."""
 _MIN_WRAPPED_HEIGHT, _MAX_COLUMNS, _ASPECT = 1100.0, 6, 1.5
 """A higher drawing is wrapped, into at most so many columns, towards this width by height."""
@@ -67,7 +67,9 @@ def _choose_drawing(diagram: Diagram, header: Header, options: DrawOptions) -> D
     return found
 
 
-def _draw_view(diagram: Diagram, view: View, header: Header, options: DrawOptions) -> Drawing:
+def _draw_view(
+    diagram: Diagram, view: DiagramView, header: Header, options: DrawOptions
+) -> Drawing:
     if options.columns is not None:
         return Drawing(diagram, view, lay_out(diagram, view, options.columns), header)
     layout = lay_out(diagram, view)
@@ -76,7 +78,7 @@ def _draw_view(diagram: Diagram, view: View, header: Header, options: DrawOption
     return Drawing(diagram, view, layout, header)
 
 
-def _wrap(diagram: Diagram, view: View, single: Layout) -> Layout:
+def _wrap(diagram: Diagram, view: DiagramView, single: DiagramLayout) -> DiagramLayout:
     """The best of the layouts in columns, if there is one that is clearly less high."""
     layouts = [(n, lay_out(diagram, view, n)) for n in range(2, _MAX_COLUMNS + 1)]
     shorter = [(n, x) for n, x in layouts if x.height < _MIN_GAIN * single.height]
@@ -85,7 +87,7 @@ def _wrap(diagram: Diagram, view: View, single: Layout) -> Layout:
     return min(shorter, key=lambda n: _measure_distortion(n[1]) + _COLUMN_COST * n[0])[1]
 
 
-def _measure_distortion(layout: Layout) -> float:
+def _measure_distortion(layout: DiagramLayout) -> float:
     return abs(math.log(layout.width / layout.height / _ASPECT))
 
 

@@ -8,10 +8,10 @@ from itertools import takewhile
 import networkx as nx
 
 from netdsl.insight.draw.tree import (
-    Box,
     Edge,
     Entry,
     Group,
+    LayerBox,
     NetTree,
     assemble_tree,
     find_edges,
@@ -92,7 +92,7 @@ def _order(
 
 
 def _make_kernel_entry(key: str, title: str, entries: Sequence[Entry]) -> Entry:
-    boxes = [box for entry in entries for box in (entry.item,) if isinstance(box, Box)]
+    boxes = [box for entry in entries for box in (entry.item,) if isinstance(box, LayerBox)]
     levels = zip(*(entry.groups for entry in entries), strict=False)
     common = tuple(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
     return Entry(common, Group(f"kernel{key[1:]}", boxes[0].path, title, "kernel", tuple(boxes)))

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from netdsl.insight.draw.blocks import Block, Lane, Leaf, Parallel, Rows, Series, is_line
+from netdsl.insight.draw.blocks import Block, Chain, Lane, Leaf, Parallel, Rows, is_line
 from netdsl.insight.draw.boxes import TITLE_HEIGHT
-from netdsl.insight.draw.diagram import Arrangement, Diagram, View
+from netdsl.insight.draw.diagram import Arrangement, Diagram, DiagramView
 from netdsl.insight.draw.links import Link, is_entry, is_exit, is_port
 
 GAP, WIDE_GAP = 20.0, 30.0
@@ -29,7 +29,7 @@ GUTTER = 34.0
 
 
 @dataclass(frozen=True)
-class Extent:
+class BlockExtent:
     """The size of a block: to the left and to the right of its axis, and its height."""
 
     left: float
@@ -69,7 +69,7 @@ class Route:
 
 
 @dataclass(frozen=True)
-class Layout:
+class DiagramLayout:
     """Where everything that can be seen is, by key."""
 
     width: float
@@ -87,18 +87,18 @@ class _Passage:
     bottom: float
 
 
-def lay_out(diagram: Diagram, view: View, columns: int = 1) -> Layout:
+def lay_out(diagram: Diagram, view: DiagramView, columns: int = 1) -> DiagramLayout:
     """The layout of a diagram with some of its groups open. If the net is a chain of groups, they
     can be drawn in several columns."""
     return _Placer(diagram, view).place_all(columns)
 
 
 class _Placer:
-    def __init__(self, diagram: Diagram, view: View) -> None:
+    def __init__(self, diagram: Diagram, view: DiagramView) -> None:
         self.diagram = diagram
         self.view = view
-        self.extents: dict[Block, Extent] = {}
-        self.contents: dict[str, Extent] = {}
+        self.extents: dict[Block, BlockExtent] = {}
+        self.contents: dict[str, BlockExtent] = {}
         self.rectangles: dict[str, Rectangle] = {}
         self.ports: dict[str, Point] = {}
         self.passages: dict[tuple[str, str], list[_Passage]] = {}
@@ -109,7 +109,7 @@ class _Placer:
         """The space before each column but the first, and the bottom of the one before, by the
         first child in it."""
 
-    def place_all(self, columns: int) -> Layout:
+    def place_all(self, columns: int) -> DiagramLayout:
         root = self.diagram.root
         arrangement = self._find_arrangement(root)
         x, height = MARGIN, 0.0
@@ -122,9 +122,9 @@ class _Placer:
             x += extent.left + extent.right
             height = max(height, extent.height + 2 * BUS_HEIGHT)
         self._route_links(root, arrangement)
-        return Layout(x + MARGIN, height + 2 * MARGIN, self.rectangles, tuple(self.routes))
+        return DiagramLayout(x + MARGIN, height + 2 * MARGIN, self.rectangles, tuple(self.routes))
 
-    def _split_into_columns(self, block: Series, columns: int) -> Iterator[Series]:
+    def _split_into_columns(self, block: Chain, columns: int) -> Iterator[Chain]:
         """Cuts a series between boxes or groups that follow each other, into runs that are about
         equally high."""
         limit = self._measure(block).height / columns
@@ -134,52 +134,52 @@ class _Placer:
             own = self._measure(item).height + GAP
             is_breakable = run and isinstance(item, Leaf) and isinstance(run[-1], Leaf)
             if is_breakable and height + own / 2 > limit and self._find_gap(run[-1], item):
-                yield Series(tuple(run))
+                yield Chain(tuple(run))
                 run, height = [], 0.0
             run.append(item)
             height += own
-        yield Series(tuple(run))
+        yield Chain(tuple(run))
 
     # sizes
 
-    def _measure(self, block: Block) -> Extent:
+    def _measure(self, block: Block) -> BlockExtent:
         if block not in self.extents:
             self.extents[block] = self._compute_extent(block)
         return self.extents[block]
 
-    def _compute_extent(self, block: Block) -> Extent:
+    def _compute_extent(self, block: Block) -> BlockExtent:
         if isinstance(block, Leaf):
             return self._measure_leaf(block.key)
         if isinstance(block, Lane):
-            return Extent(LANE_WIDTH / 2, LANE_WIDTH / 2, 0.0)
-        if isinstance(block, Series):
+            return BlockExtent(LANE_WIDTH / 2, LANE_WIDTH / 2, 0.0)
+        if isinstance(block, Chain):
             inside = [self._measure(item) for item in block.items]
             height = sum(e.height for e in inside)
             height += sum(self._find_gap(a, b) for a, b in pairwise(block.items))
-            return Extent(max(e.left for e in inside), max(e.right for e in inside), height)
+            return BlockExtent(max(e.left for e in inside), max(e.right for e in inside), height)
         if isinstance(block, Parallel):
             axes = self._find_branch_axes(block)
             inside = [self._measure(branch) for branch in block.branches]
             left = max(e.left - x for x, e in zip(axes, inside, strict=True))
             right = max(x + e.right for x, e in zip(axes, inside, strict=True))
-            return Extent(left, right, max(e.height for e in inside))
+            return BlockExtent(left, right, max(e.height for e in inside))
         return self._measure_rows(block)
 
-    def _measure_leaf(self, key: str) -> Extent:
+    def _measure_leaf(self, key: str) -> BlockExtent:
         if is_port(key):
-            return Extent(LANE_WIDTH / 2, LANE_WIDTH / 2, 0.0)
+            return BlockExtent(LANE_WIDTH / 2, LANE_WIDTH / 2, 0.0)
         if self.view.is_open(key):
             return self._measure_group(key)
         size = self.diagram.sizes[key]
-        return Extent(size.width / 2, size.width / 2, size.height)
+        return BlockExtent(size.width / 2, size.width / 2, size.height)
 
-    def _measure_group(self, key: str) -> Extent:
+    def _measure_group(self, key: str) -> BlockExtent:
         content = self._measure(self._find_arrangement(key).block)
         self.contents[key] = content
         top, bottom = self._find_insets(key)
         width = content.left + content.right + 2 * FRAME_PADDING
         missing = max(0.0, self.diagram.title_widths[key] - width) / 2
-        return Extent(
+        return BlockExtent(
             content.left + FRAME_PADDING + missing,
             content.right + FRAME_PADDING + missing,
             content.height + top + bottom,
@@ -235,12 +235,12 @@ class _Placer:
             axes = [x - shift for x in axes]
         return axes
 
-    def _measure_rows(self, block: Rows) -> Extent:
+    def _measure_rows(self, block: Rows) -> BlockExtent:
         unit = self._find_unit(block)
         cells = [(x * unit, self._measure(cell)) for row in block.rows for cell, x in row]
         middle = _find_middle(block) * unit
         heights = [max(self._measure(cell).height for cell, _ in row) for row in block.rows]
-        return Extent(
+        return BlockExtent(
             max(middle - x + e.left for x, e in cells),
             max(x - middle + e.right for x, e in cells),
             sum(heights) + WIDE_GAP * (len(heights) - 1),
@@ -277,7 +277,7 @@ class _Placer:
     def _place(self, block: Block, axis: float, top: float) -> None:
         if isinstance(block, Leaf):
             self._place_leaf(block.key, axis, top)
-        elif isinstance(block, Series):
+        elif isinstance(block, Chain):
             y = top
             for item, following in zip(block.items, [*block.items[1:], None], strict=True):
                 self._place(item, axis, y)
@@ -399,14 +399,14 @@ def _find_middle(block: Rows) -> float:
     return (min(places) + max(places)) / 2
 
 
-def _find_first(run: Series) -> str:
+def _find_first(run: Chain) -> str:
     first = run.items[0]
     assert isinstance(first, Leaf)
     return first.key
 
 
 def _starts_at_port(block: Block) -> bool:
-    if isinstance(block, Series):
+    if isinstance(block, Chain):
         return _starts_at_port(block.items[0])
     if isinstance(block, Parallel):
         return all(_starts_at_port(b) for b in block.branches)
@@ -414,7 +414,7 @@ def _starts_at_port(block: Block) -> bool:
 
 
 def _ends_at_port(block: Block) -> bool:
-    if isinstance(block, Series):
+    if isinstance(block, Chain):
         return _ends_at_port(block.items[-1])
     if isinstance(block, Parallel):
         return all(_ends_at_port(b) for b in block.branches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from netdsl.insight.draw.tree import Box, Group, NetTree
+from netdsl.insight.draw.tree import Group, LayerBox, NetTree
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,7 @@ def _find_places(group: Group, above: Place) -> list[tuple[str, Place]]:
     places: list[tuple[str, Place]] = []
     for child in group.children:
         place = (*above, (group.key, child.key))
-        places += [(child.key, place)] if isinstance(child, Box) else _find_places(child, place)
+        places += (
+            [(child.key, place)] if isinstance(child, LayerBox) else _find_places(child, place)
+        )
     return places

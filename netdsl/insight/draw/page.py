@@ -7,9 +7,9 @@ from importlib.resources import files
 from typing import Any
 
 from netdsl.insight.draw import layout as sizes
-from netdsl.insight.draw.blocks import Block, Lane, Leaf, Parallel, Series
+from netdsl.insight.draw.blocks import Block, Chain, Lane, Leaf, Parallel
 from netdsl.insight.draw.colors import DARK, LIGHT, make_style
-from netdsl.insight.draw.diagram import Arrangement, Diagram, View
+from netdsl.insight.draw.diagram import Arrangement, Diagram, DiagramView
 from netdsl.insight.draw.header import Header
 from netdsl.insight.draw.layout import lay_out
 from netdsl.insight.draw.svg import (
@@ -40,7 +40,7 @@ _CONSTANTS = {
 }
 _PAGE_STYLE = """
 .netdsl-graph { margin: 0; }
-.netdsl-graph svg { display: block; height: auto; max-width: max(100%, 560px); margin: 0 auto; }
+.netdsl-graph svg { display: block; height: auto; max-width: max(100%, 560px); }
 .netdsl-graph .scroll { overflow-x: auto; }
 .netdsl-graph .tools { display: flex; flex-wrap: wrap; gap: .5em; margin: .5em 0; }
 .netdsl-graph button { font: inherit; padding: .3em .8em; cursor: pointer; }
@@ -115,7 +115,7 @@ def write_page(drawing: Drawing) -> str:
     )
 
 
-def _write_data(diagram: Diagram, view: View, prefix: str) -> str:
+def _write_data(diagram: Diagram, view: DiagramView, prefix: str) -> str:
     """The data for the script as JSON that no text can end early."""
     groups = {}
     for group in diagram.tree.root.groups:
@@ -151,7 +151,7 @@ def _encode(block: Block) -> Any:
         return block.key
     if isinstance(block, Lane):
         return {"lane": (block.source, block.target)}
-    if isinstance(block, Series):
+    if isinstance(block, Chain):
         return {"series": [_encode(item) for item in block.items]}
     if isinstance(block, Parallel):
         branches = [_encode(branch) for branch in block.branches]

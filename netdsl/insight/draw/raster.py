@@ -22,7 +22,7 @@ from netdsl.insight.draw.header import SWATCH_HEIGHT, SWATCH_WIDTH
 from netdsl.insight.draw.layout import Point, Rectangle, Route
 from netdsl.insight.draw.links import is_exit
 from netdsl.insight.draw.svg import CORNER, Drawing, find_corners
-from netdsl.insight.draw.tree import Box, Group, Item
+from netdsl.insight.draw.tree import Group, Item, LayerBox
 from netdsl.optional_imports import import_optional
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class _Painter:
 
     def _paint_item(self, item: Item, depth: int) -> None:
         r = self.drawing.layout.rectangles[item.key]
-        if isinstance(item, Box) or not self.view.is_open(item.key):
+        if isinstance(item, LayerBox) or not self.view.is_open(item.key):
             self._paint_box(item, r)
             return
         paint = LIGHT.kernel if item.kind == "kernel" else LIGHT.frames[depth % 2]
@@ -113,7 +113,7 @@ class _Painter:
 
     def _paint_box(self, item: Item, r: Rectangle) -> None:
         label = self.diagram.sizes[item.key]
-        paint = LIGHT.boxes[item.family if isinstance(item, Box) else "folded"]
+        paint = LIGHT.boxes[item.family if isinstance(item, LayerBox) else "folded"]
         text, quiet = LIGHT.text, LIGHT.quiet_text
         if item.key in self.diagram.cost_levels:
             fill, text = LIGHT.costs[self.diagram.cost_levels[item.key]]

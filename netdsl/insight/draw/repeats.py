@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from netdsl.insight.draw.links import Link, lift_edges
-from netdsl.insight.draw.tree import Box, Group, Item, NetTree
+from netdsl.insight.draw.tree import Group, Item, LayerBox, NetTree
 
 
 def group_repeats(tree: NetTree) -> NetTree:
@@ -70,7 +70,7 @@ class _RepeatFinder:
         return _describe(item), tuple(max(-1, s) for s in sources)
 
 
-def _describe(box: Box) -> Hashable:
+def _describe(box: LayerBox) -> Hashable:
     return box.word, box.label, box.parameters, box.shape
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,12 +20,12 @@ from netdsl.insight.draw.boxes import (
     make_title,
 )
 from netdsl.insight.draw.colors import LIGHT, make_style
-from netdsl.insight.draw.diagram import Arrangement, Diagram, View, find_shown_children
+from netdsl.insight.draw.diagram import Arrangement, Diagram, DiagramView, find_shown_children
 from netdsl.insight.draw.header import SWATCH_HEIGHT, SWATCH_WIDTH, Header
-from netdsl.insight.draw.layout import Layout, Point, Rectangle, Route
+from netdsl.insight.draw.layout import DiagramLayout, Point, Rectangle, Route
 from netdsl.insight.draw.links import is_exit
 from netdsl.insight.draw.text_width import measure_text
-from netdsl.insight.draw.tree import Box, Group, Item
+from netdsl.insight.draw.tree import Group, Item, LayerBox
 from netdsl.text_escaping import escape_line
 
 FONT_FAMILY = "'DejaVu Sans', Verdana, 'Helvetica Neue', Arial, sans-serif"
@@ -32,8 +33,8 @@ CORNER = 5.0
 
 
 def format_number(x: float) -> str:
-    """A coordinate with at most one decimal."""
-    return f"{x:.1f}".removesuffix(".0")
+    """A coordinate with at most one decimal, rounded as JavaScript does."""
+    return f"{math.floor(x * 10 + 0.5) / 10:.1f}".removesuffix(".0")
 
 
 _n = format_number
@@ -49,8 +50,8 @@ class Drawing:
     """A diagram as it is shown, below a header."""
 
     diagram: Diagram
-    view: View
-    layout: Layout
+    view: DiagramView
+    layout: DiagramLayout
     header: Header
 
     @property
@@ -72,7 +73,12 @@ class SvgWriter:
     that open and fold the groups; `prefix` begins the ids, so that a page can hold several."""
 
     def __init__(
-        self, diagram: Diagram, view: View, layout: Layout, prefix: str, is_foldable: bool = False
+        self,
+        diagram: Diagram,
+        view: DiagramView,
+        layout: DiagramLayout,
+        prefix: str,
+        is_foldable: bool = False,
     ) -> None:
         self.diagram = diagram
         self.view = view
@@ -204,7 +210,7 @@ class SvgWriter:
     def _write_box(self, item: Item, is_shown: bool) -> str:
         label = self.diagram.sizes[item.key]
         r = self.layout.rectangles.get(item.key, _NOWHERE)
-        kind = item.family if isinstance(item, Box) else "folded"
+        kind = item.family if isinstance(item, LayerBox) else "folded"
         if item.key in self.diagram.cost_levels:
             kind += f" cost{self.diagram.cost_levels[item.key]}"
         radius = label.height / 2 if is_pill(item) else 4.0

@@ -19,7 +19,7 @@ MAIN_OUTPUT = "main"
 
 
 @dataclass(frozen=True)
-class Box:
+class LayerBox:
     """A layer, an input or an output. `label` is its name if the text gives one, `family` the
     family of its layer, `parameters` its arguments as written. An elementwise box keeps the shape
     of its only input and reads no neighbours: it is drawn right below the box that it reads."""
@@ -34,7 +34,7 @@ class Box:
     is_elementwise: bool = False
 
     @property
-    def boxes(self) -> Iterator[Box]:
+    def boxes(self) -> Iterator[LayerBox]:
         yield self
 
 
@@ -50,7 +50,7 @@ class Group:
     children: tuple[Item, ...]
 
     @property
-    def boxes(self) -> Iterator[Box]:
+    def boxes(self) -> Iterator[LayerBox]:
         for child in self.children:
             yield from child.boxes
 
@@ -63,7 +63,7 @@ class Group:
                 yield from child.groups
 
 
-Item = Box | Group
+Item = LayerBox | Group
 Edge = tuple[str, str]
 """The keys of two boxes: the second one reads the result of the first one."""
 
@@ -155,29 +155,29 @@ def _make_group(key: str, path: str, name: str, children: tuple[Item, ...]) -> I
     if len(children) > 1:
         return Group(key, path, name, "block", children)
     only = children[0]
-    if isinstance(only, Box):
+    if isinstance(only, LayerBox):
         return replace(only, label=f"{name}.{only.label}" if only.label else name)
     joint = "." if only.kind == "block" else ", "
     return replace(only, title=f"{name}{joint}{only.title}")
 
 
-def _make_input_box(path: str, shape: str) -> Box:
+def _make_input_box(path: str, shape: str) -> LayerBox:
     label = "" if path == "input" else path
-    return Box("", path, "input", label, "", shape, "input")
+    return LayerBox("", path, "input", label, "", shape, "input")
 
 
-def _make_output_box(network: Network, name: str, key: str) -> Box:
+def _make_output_box(network: Network, name: str, key: str) -> LayerBox:
     label = "" if name == MAIN_OUTPUT else name
     weight = network.loss_weights[name]
     parameters = f"{weight:g} of the loss" if weight != 1 else ""
     shape = dims(network.graph[network.graph.outputs[name]].type.shape[1:])
-    return Box(key, f"output:{name}", "output", label, parameters, shape, "output")
+    return LayerBox(key, f"output:{name}", "output", label, parameters, shape, "output")
 
 
 _ELEMENTWISE_FAMILIES = frozenset(("activation", "normalization", "dense"))
 
 
-def _make_layer_box(layer: LayerInfo) -> Box:
+def _make_layer_box(layer: LayerInfo) -> LayerBox:
     word, shape = layer.layer_type, layer.output_type.shape
     has_weight = "weight" in layer.arguments
     family = LAYER_FAMILIES[word]
@@ -192,7 +192,7 @@ def _make_layer_box(layer: LayerInfo) -> Box:
     written = LAYERS[word].signature.drop_defaults(layer.written)
     call = format_call(word, [a for a in written if not _is_initialiser(layer, a)])
     parameters = call.removeprefix(word).removeprefix("(").removesuffix(")")
-    return Box(
+    return LayerBox(
         "",
         layer.path,
         word,
