@@ -29,6 +29,7 @@ from netdsl.insight.report.confusion import LEVELS, MAX_CLASSES, make_cells
 from netdsl.insight.report.highlight import split_text
 from netdsl.insight.report.mistakes import MAX_SIDE, Mistake, MistakeCollector
 from netdsl.insight.report.page import render_page
+from netdsl.insight.report.run_record import read_runs
 from netdsl.insight.report.run_report import ReportOptions, RunReport, make_run_reports
 from netdsl.insight.report.wording import format_percent, format_seconds, headline
 from netdsl.text_escaping import escape_text
@@ -38,7 +39,7 @@ from netdsl.training.run.tally import Predictions
 
 NET = """
 net small { input(8x8x1); stem: conv(4, 3x3, stride=2) -> relu; head: fc(10) }
-data { source = digits, batch = 64 }
+data { source = digits, batch = 64, limit = 400 }
 train { epochs = 2, optimizer = adam(lr=0.01) }
 """
 
@@ -79,15 +80,17 @@ def page(report: RunReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- what it says --------------------------------------------------------------------------------
 
 
-def test_a_report_has_the_figures_of_eval(run: Path, netdsl: Any) -> None:
+def test_a_report_has_the_figures_of_eval(run: Path, tmp_path: Path, netdsl: Any) -> None:
+    begun = tmp_path / "begun"
+    shutil.copytree(run, begun, ignore=shutil.ignore_patterns("metrics.jsonl"))  # no curves to draw
     args = ("--device", "reference", "--json")
     code, out, err = netdsl(
-        "report", str(run), "-o", "r.html", "--mistakes", "3", "--no-time", *args
+        "report", "begun", "-o", "r.html", "--mistakes", "3", "--no-time", *args
     )
     assert code == 0, err
     found = json.loads(out)["runs"][0]
-    assert found["evaluation"] == json.loads(netdsl("eval", str(run), *args)[1])
-    assert found["name"] == run.name
+    assert found["evaluation"] == json.loads(netdsl("eval", "begun", *args)[1])
+    assert found["name"] == "begun"
     losses = [m["loss"] for m in found["mistakes"]]
     assert losses == sorted(losses, reverse=True)
     assert len(losses) == 3
@@ -131,8 +134,7 @@ def test_without_data_there_is_what_the_directory_gives(
 
 def test_a_report_from_python(run: Path, tmp_path: Path) -> None:
     begun, out = tmp_path / "begun", tmp_path / "r.html"
-    shutil.copytree(run, begun)
-    (begun / "metrics.jsonl").unlink()
+    shutil.copytree(run, begun, ignore=shutil.ignore_patterns("metrics.jsonl"))
     (found,) = netdsl_package.report(begun, out, mistakes=2, time=False, device="reference")
     assert (found["epochs"], len(found["mistakes"])) == (0, 2)
     assert f"{found['evaluation']['accuracy']:.1%}" in out.read_text()
@@ -169,6 +171,24 @@ def test_settings_that_differ_are_compared(report: RunReport, run: Path, tmp_pat
         "definition of the net": ("number 1", "number 2", "number 1"),
         "train.optimizer.lr": ("0.01", "0.02", "0.01"),
     }
+
+
+def test_metrics_that_are_no_numbers_are_left_out(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    rows = [
+        {"epoch": 1, "train_loss": 2.0, "val_loss": "<b>", "val_accuracy": "x", "seconds": [1]},
+        {"epoch": 2, "train_loss": "x", "val_accuracy": 0.5, "seconds": 3.5, "lr": True},
+        {"test_images": "<i>", "test_accuracy": 0.25},
+    ]
+    (other / "metrics.jsonl").write_text("\n".join(["torn {", *map(json.dumps, rows), "{"]))
+    (found,) = read_runs([other])
+    assert found.epochs == (
+        {"epoch": 1, "train_loss": 2.0},
+        {"epoch": 2, "val_accuracy": 0.5, "seconds": 3.5},
+    )
+    assert (found.best, found.test) == (found.epochs[0], {"test_accuracy": 0.25})
+    assert found.seconds == 3.5
 
 
 @settings(max_examples=40)
@@ -562,3 +582,26 @@ def test_everything_is_printed(tab: Any) -> None:
     tab.emulate_media(media="print")
     assert tab.get_by_text("learning rate").first.is_visible()
     assert not tab.get_by_role("navigation").is_visible()
+
+
+INJECTION = """async () => {
+  const blocked = [];
+  document.addEventListener('securitypolicyviolation', e => blocked.push(e.effectiveDirective));
+  const add = (name, values) =>
+    document.body.append(Object.assign(document.createElement(name), values));
+  add('script', {textContent: 'window.isObeyed = true'});
+  add('style', {textContent: 'body { display: none }'});
+  add('img', {src: 'http://127.0.0.1:9/x.png'});
+  await fetch('http://127.0.0.1:9/').catch(() => {});
+  for (let i = 0; i < 50 && blocked.length < 4; i++) await new Promise(r => setTimeout(r, 20));
+  return [window.isObeyed === true, blocked.sort()];
+}"""
+
+
+def test_the_policy_blocks_what_should_not_be_there(browser: Any, page: Path) -> None:
+    with browser.new_context() as context:
+        opened = context.new_page()
+        opened.goto(page.as_uri())
+        is_obeyed, blocked = opened.evaluate(INJECTION)
+    assert not is_obeyed
+    assert blocked == ["connect-src", "img-src", "script-src-elem", "style-src-elem"]

@@ -25,6 +25,7 @@ from netdsl.insight.summary import summarise
 from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
 from netdsl.training.run.phase import OnPhase, Phase, ignore_phase
+from netdsl.training.store.checkpoint import SUFFIX
 from netdsl.types import Array
 
 _ROUNDS = 5
@@ -104,7 +105,7 @@ def make_run_report(
     filters, evaluation, collector, problem = None, None, None, ""
     try:
         on_phase(Phase("reading weights"))
-        predictor = Predictor(run.folder, backend)
+        predictor = Predictor(run.folder / f"best{SUFFIX}", backend)
         filters = draw_first_filters(predictor)
         collector = MistakeCollector(predictor.classes, options.mistakes)
         evaluation = predictor.evaluate(
