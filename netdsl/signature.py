@@ -313,8 +313,7 @@ class Signature:
             return f"write `{format_value(bare)}` without quotes"
         if isinstance(value, Symbol) and value.name not in value.variables:
             if value.name.lower() in LITERALS_OF_PYTHON:
-                literal = _suggest_literal(param, value.name.lower())
-                return literal or f"`{param.name}` has no default: it must be given"
+                return _suggest_literal(param, value.name.lower())
             if _accepts(param.type, value.name):
                 return f"write `{quote_text(value)}`"
             any_name = Symbol("")  # a type that takes any name does not tell whether this is one
