@@ -284,6 +284,9 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
         "exponential exponentiallr exponentialdecay exp": (
             "`step(at=range(1, 90), gamma=0.95)` multiplies the rate by 0.95 after each epoch"
         ),
+        "cyclic cycliclr triangular triangular2 cyclical": (
+            "there are no cycles; `onecycle` rises and falls once, over the whole run"
+        ),
         "warmup linear_warmup": "every schedule takes it, in epochs: `cosine(warmup=5)`",
     },
     "statistics": {

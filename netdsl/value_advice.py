@@ -14,6 +14,7 @@ LITERALS_OF_PYTHON: Mapping[str, tuple[str, bool | None]] = {
     "false": ("no", False),
     "none": ("none", None),
     "null": ("none", None),
+    "nil": ("none", None),
     "on": ("yes", True),
     "off": ("no", False),
 }

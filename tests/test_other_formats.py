@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 FORMATS = {
     "x.cfg": ("# a comment\n[net]\nbatch=64\nSECRET=1\n", "a .cfg of Darknet"),
@@ -68,3 +69,19 @@ def test_a_source_that_reads_something_else(
     code, _, error = netdsl("train", "f.net")
     assert code == 2
     assert help in error
+
+
+@pytest.mark.parametrize("part", ["", "train"])
+def test_pictures_with_boxes_are_no_classes(netdsl: Any, tmp_path: Path, part: str) -> None:
+    base = tmp_path / "yolo" / part
+    for name in ("images", "labels"):
+        (base / name).mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(base / "images" / "a.png")
+    (base / "labels" / "a.txt").write_text("0 0.5 0.5 1 1\n")
+    (tmp_path / "x.net").write_text(
+        'net n { input(8x8x3); fc(2) }\ndata { source = folder("yolo") }\ntrain { epochs = 1 }\n'
+    )
+    code, _, error = netdsl("train", "x.net")
+    assert code == 2
+    assert "has pictures with annotations in labels, not a folder for each class" in error
+    assert "help: boxes of objects are not read; sort the pictures by class" in error

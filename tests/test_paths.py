@@ -220,6 +220,12 @@ def test_the_files_of_mnist_have_many_names(tmp_path: Path, style: str) -> None:
         ("cifar10", "cifar-10-batches-py/data_batch_1", "cifar-10-binary.tar.gz"),
         ("cifar10", "cifar-10-python.tar.gz", "the Python version"),
         ("cifar10", "data_batch_1.mat", "the Matlab version"),
+        ("cifar10", "cifar-100-binary/train.bin", "is CIFAR-100, which is another data set"),
+        ("cifar10", "cifar-100-python.tar.gz", "is CIFAR-100, which is another data set"),
+        ("cifar10", "train.bin", "contains CIFAR-100"),
+        ("cifar10", "meta", "contains CIFAR-100"),
+        ("cifar10", "trainLabels.csv", '`source = csv("trainLabels.csv", images="train")`'),
+        ("cifar10", "train.7z", "`7z x train.7z`"),
         ("cifar10", "cifar-10-binary.tar.gz", "`tar xf cifar-10-binary.tar.gz`"),
     ],
 )
@@ -369,10 +375,35 @@ def test_folders_are_predicted(nets: Path, netdsl: Any) -> None:
     for place, complaint in (
         ("/", "everything on this machine"),
         ("empty", "contains no pictures"),
+        ("../nets/pets/red/*.png", "a pattern is expanded by the shell, without quotes"),
+        ("*.gif", "this is a pattern, and no file matches it"),
     ):
         code, _, err = netdsl("predict", "run", place, *DEVICE)
         assert code == 2
         assert complaint in err
+
+
+@pytest.mark.parametrize(
+    ("args", "help"),
+    [
+        (["run/digits"], "did you mean `runs/digits-1`?"),
+        (["runs/digit-1"], "did you mean `runs/digits-1`?"),
+        (["runs/digits-1/bset.safetensors"], "did you mean `runs/digits-1/best.safetensors`?"),
+        (["elsewhere/photos"], "the best weights of a run are in its best.safetensors"),
+    ],
+)
+def test_a_misspelt_run_is_suggested(nets: Path, netdsl: Any, args: list[str], help: str) -> None:
+    Path("runs/digits-1").mkdir(parents=True)
+    Path("runs/digits-1/best.safetensors").touch()
+    code, _, err = netdsl("eval", *args)
+    assert code == 2
+    assert f"help: {help}" in err
+
+
+def test_a_part_is_no_data_folder(nets: Path, netdsl: Any) -> None:
+    code, _, err = netdsl("train", "../nets/a.net", "--data", "test")
+    assert code == 2
+    assert "help: `--data` names the folder of the files; `eval` uses the test images" in err
 
 
 def test_the_table_of_several_labels() -> None:

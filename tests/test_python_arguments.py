@@ -55,6 +55,7 @@ def test_a_setting_that_is_wrong_says_how_it_is_written(
     ("setting", "help"),
     [
         ("train.epochs=many", "no variable is called `many` here"),
+        ("data.limit=12.5%", "help: a percentage is a share of 1: `--set data.limit=0.125`"),
         ("train.batch=1,2", "help: several values are a list in brackets: `--set 'train.batch=[1"),
         ("train.freeze=fc.*", "help: globs and paths need their own quotes: --set '"),
     ],
@@ -66,7 +67,7 @@ def test_the_command_gives_the_same_advice(
     assert code == 2
     assert help in error
     assert "did you mean" not in error
-    assert "| --set train." in error
+    assert f"| --set {setting.partition('.')[0]}." in error
 
 
 def test_a_setting_of_a_section_is_suggested_with_the_section(file: Path, netdsl: Any) -> None:
@@ -176,3 +177,23 @@ def test_a_weight_that_is_not_there_names_those_that_are(file: Path) -> None:
     with pytest.raises(KeyError, match=r"there are 'fc1\.weight'"):
         weights["fc1.wieght"]
     assert set(weights) == {"fc1.weight", "fc1.bias"}
+
+
+def test_a_prediction_is_no_dictionary(file: Path) -> None:
+    net = package.load(file, device="reference")
+    prediction = net.predict(DATA[0][:1, :, :, None])[0]
+    with pytest.raises(TypeError, match=r"not keys: write `prediction\.probability`"):
+        prediction["probability"]
+    with pytest.raises(TypeError, match=r"not keys: write `prediction\.label`"):
+        prediction["class"]
+
+
+def test_what_is_loaded_exists(tmp_path: Path) -> None:
+    with pytest.raises(package.NetError, match=r"there is no run or file .*last\.pt"):
+        package.load(tmp_path / "last.pt")
+    (tmp_path / "runs" / "digits-1").mkdir(parents=True)
+    (tmp_path / "runs" / "digits-1" / "best.safetensors").touch()
+    with pytest.raises(package.NetError) as caught:
+        package.load(tmp_path / "run" / "digits")
+    found = tmp_path / "runs" / "digits-1"
+    assert caught.value.diagnostics[0].help == f"did you mean `{found}`?"

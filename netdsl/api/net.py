@@ -381,6 +381,9 @@ def load(place: str | os.PathLike[str], device: str = "auto", seed: int | None =
             raise fail(f"`seed` draws weights, and {path} has its own", help="leave out `seed`")
         return _load_checkpoint(path, device)
     file, name = split_file_and_name(given)
+    if Path(file).suffix != ".net" and not os.path.exists(file):
+        help = checkpoint.suggest_runs([path])
+        raise fail(f"there is no run or file {given}", help=help)
     return net_of_program(load_program(file), name, device, seed)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import NoReturn
 
 import numpy as np
 
@@ -28,12 +29,20 @@ class Prediction:
     ranking: Array = field(repr=False, compare=False)
     """The numbers of the classes, the most likely first."""
 
+    def __getitem__(self, key: object) -> NoReturn:
+        """Raises TypeError, as a prediction is not a dictionary."""
+        name = key if key in _ATTRIBUTES else "label"
+        raise TypeError(f"a prediction has attributes, not keys: write `prediction.{name}`")
+
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The most likely classes with their probabilities, best first: `count` of them, or all
         if there are fewer."""
         if count < 0:
             raise fail(f"`top` takes a number of classes, not {count}")
         return [(self.classes[i], float(self.probabilities[i])) for i in self.ranking[:count]]
+
+
+_ATTRIBUTES = tuple(x.name for x in fields(Prediction))
 
 
 def check_numbers(scores: Array) -> None:

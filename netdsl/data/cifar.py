@@ -57,11 +57,26 @@ def _download(folder: Path) -> None:
     unpack(archive, (*TRAIN_BATCHES, TEST_BATCH), folder)
 
 
+_VERSIONS = ("binary", "python", "matlab")
+_CIFAR_100 = (
+    'save its images and labels with `np.savez`, and read them with `source = arrays("FILE.npz")`'
+)
+
+
 def _recognise(folder: Path) -> str | None:
-    """What to do if a folder holds CIFAR-10 in another form, or packed."""
+    """What to do if a folder contains CIFAR-10 in another form, or packed."""
     advice = (
         f"download {ARCHIVE}, `binary version`, from https://www.cs.toronto.edu/~kriz/cifar.html"
     )
+    others = ["cifar-100-binary", "cifar-100-python", *(f"cifar-100-{x}.tar.gz" for x in _VERSIONS)]
+    if found := next((folder / x for x in others if (folder / x).exists()), None):
+        return f"{found} is CIFAR-100, which is another data set; {_CIFAR_100}"
+    if (folder / "train.bin").is_file() or (folder / "meta").is_file():
+        return f"{folder} contains CIFAR-100, which is another data set; {_CIFAR_100}"
+    if (folder / "train.7z").is_file() and not (folder / "train").is_dir():
+        return f"unpack {folder / 'train.7z'} there: `7z x train.7z`"
+    if (folder / "trainLabels.csv").is_file():
+        return 'these are Kaggle\'s pictures: `source = csv("trainLabels.csv", images="train")`'
     for name in ("", "cifar-10-batches-py"):
         if (folder / name / "data_batch_1").is_file():
             place = folder / name

@@ -89,6 +89,7 @@ def read_folder(root: Path) -> Dataset:
         _check_classes(root, classes, parts)
     else:
         _check_siblings(root, classes, [base, *parts.values()], ignored_files)
+    _check_annotations(base, classes)
     _check_nested(base, classes)
     owners: Owners = {}
     train = _read_part(base, classes, ignored_files, owners)
@@ -182,6 +183,21 @@ def _check_siblings(
             raise fail(message, help=help)
         else:
             ignored_files.add(sibling, "pictures next to the parts")
+
+
+def _check_annotations(base: Path, classes: Sequence[str]) -> None:
+    """Raises NetError if what would be a class contains the boxes of objects in the pictures of
+    another, as for YOLO and Pascal VOC."""
+    files = [c for c in classes if c.lower() in _ANNOTATIONS and not has_pictures(base / c)]
+    if files and any(c.lower() in _ANNOTATED for c in classes):
+        message = f"{base} has pictures with annotations in {files[0]}, not a folder for each class"
+        help = f"boxes of objects are not read; sort the pictures by class: {_FOLDERS_HELP}"
+        raise fail(message, help=help)
+
+
+_ANNOTATIONS = ("labels", "annotations")
+_ANNOTATED = ("images", "jpegimages")
+"""Folders of data sets for object detection."""
 
 
 def _check_nested(base: Path, classes: Sequence[str]) -> None:

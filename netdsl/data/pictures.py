@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from glob import has_magic, iglob
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
@@ -119,6 +120,15 @@ def _make_error(message: str, help: str | None = None) -> BadPicture:
     return BadPicture(Diagnostic(message, help=help))
 
 
+def _explain_pattern(path: Path) -> str | None:
+    """A help line if a path is a pattern for several files."""
+    if not has_magic(str(path)):
+        return None
+    if not any(iglob(str(path))):
+        return "this is a pattern, and no file matches it"
+    return "a pattern is expanded by the shell, without quotes, or in Python by `glob.glob`"
+
+
 class PictureFile:
     """A picture whose header has been read and whose pixels are not decoded. Raises BadPicture if
     the file is missing, not a regular file, or not a picture of a known format. Must be closed with
@@ -130,7 +140,9 @@ class PictureFile:
             self._file = open_regular_file(path)
         except NetError as e:
             missing = f"there is no picture {path}"
-            raise _make_error(e.diagnostics[0].message if path.exists() else missing) from None
+            if not path.exists():
+                raise _make_error(missing, _explain_pattern(path)) from None
+            raise _make_error(e.diagnostics[0].message) from None
         try:
             with _add_path_to_errors(path):
                 self._picture = _pillow().open(self._file, formats=FORMATS)

@@ -11,7 +11,7 @@ import numpy as np
 
 from netdsl.data.cifar import cifar10_source
 from netdsl.data.data_source import DatasetNotFound, DataSource, find_nothing
-from netdsl.data.image_folder import folder_source, read_folder
+from netdsl.data.image_folder import folder_source, match_part, read_folder
 from netdsl.data.mnist import idx_source
 from netdsl.data.npz import arrays_source
 from netdsl.data.path_lookup import PathLookup, expand_home, make_folder_error, pin_paths
@@ -137,7 +137,10 @@ def find_data_folder(given: str | None) -> Path | None:
         return folder
     if folder.exists():
         raise make_folder_error(folder)
-    help = PathLookup(given).advise() or "`--data` names the folder of the files"
+    help = "`--data` names the folder of the files"
+    if match_part(given):
+        help += "; `eval` uses the test images in it, if there are any"
+    help = PathLookup(given).advise() or help
     raise fail(f"there is no folder {folder}", help=help)
 
 

@@ -165,6 +165,9 @@ def _list_values(text: str) -> str | None:
 
 def _unbracketed_help(key: str, text: str, option: str) -> str | None:
     """How to write a list without brackets, or a call without its parentheses."""
+    if percentage := re.fullmatch(r"\s*(\d{1,3}(?:\.\d{1,6})?)%", text):
+        share = round(float(percentage[1]) / 100, 8)
+        return f"a percentage is a share of 1: `{option} {key.strip()}{share}`"
     listed = _list_values(text)
     if listed and option == "--set" and key.strip(" =").split(".")[-1] == "seed":
         return f"`netdsl sweep FILE --seeds {text}` repeats a run with several seeds"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from difflib import get_close_matches
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -138,9 +139,15 @@ def load(path: Path) -> Checkpoint:
         raise fail(f"cannot read {path}: {e.strerror or e}") from None
 
 
-def suggest_runs(folders: Iterable[Path]) -> str:
-    """Where checkpoints are, for places that are none."""
-    found = (p.parent for folder in folders for p in folder.glob(f"*/best{SUFFIX}"))
+def suggest_runs(places: Sequence[Path]) -> str:
+    """Where checkpoints are, for places that are none: one with a similar name nearby, or the runs
+    in the places."""
+    missing = [place for place in places if not place.is_dir()]
+    for place in missing:
+        beside = {_last_names(p): p for p in _find_checkpoints_beside(place)}
+        if near := get_close_matches(_last_names(place), beside, n=1, cutoff=_SIMILAR):
+            return f"did you mean `{beside[near[0]]}`?"
+    found = (p.parent for place in places for p in place.glob(f"*/best{SUFFIX}"))
     runs = sorted(map(str, islice(found, _MAX_RUNS)))
     return (
         f"there are {', '.join(runs)}"
@@ -149,6 +156,23 @@ def suggest_runs(folders: Iterable[Path]) -> str:
     )
 
 
+def _find_checkpoints_beside(path: Path) -> Iterator[Path]:
+    """The checkpoints in the folder of a path, and the runs there and in the folders next to it."""
+    folder = path.parent
+    files = folder.glob(f"*{SUFFIX}")
+    runs = (p.parent for p in folder.glob(f"*/best{SUFFIX}"))
+    others = (p.parent for p in folder.parent.glob(f"*/*/best{SUFFIX}"))
+    return islice(chain(files, runs, others), _MAX_NAMES)
+
+
+def _last_names(path: Path) -> str:
+    """The names of a checkpoint and its folder, without those above, which are always alike."""
+    return "/".join(path.parts[-2:])
+
+
+_SIMILAR = 0.8
+"""Similarity, as difflib counts it, of the names of a checkpoint to their misspelling."""
+_MAX_NAMES = 100
 _MAX_RUNS = 8
 _RECOVERY = "look for another checkpoint of the run: last, best, or one from `keep_every`"
 
