@@ -71,3 +71,5 @@ MAX_FOLDED_VALUES = 10**7
 """Values of a constant that an ONNX graph computes, other than its weights."""
 MAX_WEIGHT_USES = 16
 """How often the weights of an ONNX graph are used, on average: each use gets a copy."""
+MAX_DEFAULT_FEATURES = 16
+"""How many channels are visualised if none are named."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netdsl.insight.color_scale import FONT_SIZE, render_scale, render_text
@@ -32,6 +32,7 @@ def test_a_map_passes_through_its_control_points(colors: ColorMap) -> None:
 
 
 @pytest.mark.parametrize("colors", [SEQUENTIAL, HEAT], ids=lambda m: m.name)
+@settings(max_examples=30)
 @given(a=st.floats(0, 1), b=st.floats(0, 1))
 def test_more_is_brighter(colors: ColorMap, a: float, b: float) -> None:
     low, high = colors(np.array(sorted((a, b)))) @ LUMINANCE
@@ -46,6 +47,7 @@ def test_a_diverging_map_is_lightest_in_the_middle() -> None:
     assert red[0] > red[2]
 
 
+@settings(max_examples=30)
 @given(st.floats(-100, 100), st.floats(-100, 100), st.floats(0, 1))
 def test_normalized_values_keep_their_place(a: float, b: float, share: float) -> None:
     low, high = sorted((a, b))

@@ -182,7 +182,7 @@ def fields(value: Any, path: str = "") -> Iterator[str]:
         yield from fields(value[0], f"{path}[]")
 
 
-RUN = str(RUNS[0])
+RUN, LECTURE = str(RUNS[0]), ROOT / "models" / "lecture"
 COMMANDS: dict[str, tuple[str, ...]] = {
     "check": ("check", str(NET)),
     "compile": ("compile", str(NET)),
@@ -192,11 +192,15 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "explain": ("explain", str(NET)),
     "gradcheck": ("gradcheck", str(NET)),
     "overfit": ("train", str(NET), "--overfit", "--device", "reference"),
+    "run": (
+        *("run", f"{LECTURE / 'pooling.net'}:slide", "--input", str(LECTURE / "table.csv")),
+        *("--device", "reference"),
+    ),
     "summary": ("summary", str(NET)),
     "test": ("test", str(NET)),
     "time": ("time", str(NET), "--device", "reference", "--rounds", "1"),
     "train": ("train", str(NET), "--device", "reference", "--out", "run"),
-    "zoo": ("summary", str(ROOT / "models" / "lecture")),
+    "zoo": ("summary", str(LECTURE)),
 }
 
 

@@ -316,7 +316,9 @@ def test_what_takes_a_net_of_two_inputs(netdsl: Any, tmp_path: Path) -> None:
     assert (code, "training and prediction take nets of one image" in err) == (2, True)
     net = load(tmp_path / "x.safetensors")
     with pytest.raises(NetError, match="has the inputs `img`"):
-        net(np.zeros((1, 8, 8, 3)), np.zeros((1, 5)))  # type: ignore[arg-type]
+        net(np.zeros((1, 8, 8, 3)))
+    wanted = net({"img": np.full((1, 8, 8, 3), 2.0), "vec": np.ones((1, 5))})
+    assert wanted.tolist() == [[2, 2, 2, 1, 1, 1, 1, 1]]
 
 
 def test_a_convolution_that_is_used_twice_has_its_weights_once(tmp_path: Path) -> None:

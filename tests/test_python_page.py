@@ -62,7 +62,7 @@ def test_the_shapes_that_are_shown_are_those_of_the_nets(names: dict[str, Any]) 
     import netdsl
 
     shown = [pair for text in EXAMPLES[1:3] for pair in commented(text)]
-    assert len(shown) == 7
+    assert len(shown) == 10
     scope = {**names, "net": netdsl.load("runs/digits-1")}
     for expression, value in shown:
         assert eval(expression, scope) == eval(value), expression

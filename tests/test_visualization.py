@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import netdsl
 from netdsl.backends import open_backend
 from netdsl.data.samples import Samples
 from netdsl.errors import NetError
@@ -361,7 +362,7 @@ def test_dead_channels_are_named_and_left_out(netdsl: Any, tmp_path: Path) -> No
     words = ("--device", "reference", "-o", "f.png")
     code, out, err = netdsl("visualize", str(path), "c", "--steps", "3", *words)
     assert code == 0
-    assert "dead channels are left out: c:1 " in err
+    assert "dead channels are left out: c:1 (no rise in 3 steps from noise)" in err
     assert out.splitlines()[-1] == "f.png: 1 pictures"
     assert netdsl("visualize", str(path), "c:1", "--steps", "3", *words)[0] == 2
     silent = NET.replace("conv(2, 3x3, bias=no)", "conv(2, 3x3, bias=constant(-2))")
@@ -378,11 +379,11 @@ def test_features_of_digits_beat_the_digits(netdsl: Any, tmp_path: Path) -> None
     biases = {"b.conv1.bias": np.array([0, 0, -1e4, 0, 0, 0])}
     path = kept(tmp_path, DIGITS, **biases)
     words = ("visualize", str(path), "b", "--dataset", "run", "--device", "cpu", "--json")
-    code, out, err = netdsl(*words, "--neuron", "--steps", "100", "-o", "f.png")
+    code, out, err = netdsl(*words, "--neuron", "--steps", "60", "-o", "f.png")
     assert code == 0, err
     found = json.loads(out)
     assert found["dead"] == [2]
-    assert "left out: b:2 (the same value for the images of the data set)" in err
+    assert "left out: b:2 (the same value for all images)" in err
     assert [r["channel"] for r in found["channels"]] == [0, 1, 3, 4, 5]
     for row in found["channels"]:
         peaks = [x["peak"] for x in row["images"]["strongest"]]
@@ -430,3 +431,18 @@ def test_features_of_squeezenet_beat_photographs(
     netdsl("visualize", "s.safetensors", "fire2:0", "--steps", "8", "-o", "a.png")
     netdsl("visualize", "s.safetensors", "fire2:0", "--steps", "8", "-o", "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_features_in_python(tmp_path: Path) -> None:
+    net = netdsl.load(kept(tmp_path), device="reference")
+    (found,) = net.visualize("w", [3], diversity=2, steps=3)
+    assert (found.channel, found.pictures.shape, found.pictures.dtype) == (
+        3,
+        (2, 8, 8, 3),
+        np.uint8,
+    )
+    again = net.visualize("w", [3], diversity=2, steps=3, seed=2)[0]
+    assert (again.pictures != found.pictures).any()
+    for wrong in ({"channels": [4]}, {"channels": [-1]}, {"steps": 0}, {"size": 20}, {"seed": -1}):
+        with pytest.raises(NetError):
+            net.visualize("w", **wrong)

@@ -29,6 +29,9 @@ from netdsl.insight.attribution import (
     compute_saliency,
 )
 from netdsl.insight.compile_target import CompileTarget, build_unoptimized_graph, prepare_target
+from netdsl.insight.features.ascent import DEFAULT_ASCENT_STEPS, AscentSettings
+from netdsl.insight.features.feature_search import FeatureQuery, FeatureSearch
+from netdsl.insight.features.visualization import Feature
 from netdsl.insight.summary import LayerRow, summarise
 from netdsl.ir.export import to_networkx
 from netdsl.language.format import format_file
@@ -245,6 +248,26 @@ class Net:
         picture, wanted = self._picture(image), _format_class(class_name)
         place = None if at is None else read_place(at)
         return compute_grad_cam(self._predictor, picture, place, wanted)
+
+    def visualize(
+        self,
+        place: str,
+        channels: Sequence[int] | None = None,
+        diversity: int = 1,
+        size: int | None = None,
+        steps: int = DEFAULT_ASCENT_STEPS,
+        seed: int = 1,
+    ) -> list[Feature]:
+        """Pictures, bytes [diversity,H,W,C], that activate channels of a place most, by default the
+        first 16, with their activations: as `netdsl visualize` draws them, without dead channels.
+        Raises NetError if there is no such place or channel, and for sizes that the net does not
+        take."""
+        if min(diversity, steps, size or 1) < 1 or seed < 0:
+            raise fail("`diversity`, `size` and `steps` are at least 1, and `seed` is at least 0")
+        chosen = None if channels is None else ",".join(map(str, channels))
+        query = FeatureQuery(read_place(place), chosen, diversity=diversity, size=size)
+        search = FeatureSearch(self._predictor, query, AscentSettings(steps, seed=seed))
+        return [row.feature for row in search.run().rows]
 
     def _picture(self, image: Any) -> Array:
         """One picture, [1,H,W,C], as the net takes it. Raises NetError if it is none."""

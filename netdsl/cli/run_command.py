@@ -96,6 +96,11 @@ def run(
     with show_progress("compiling"):
         images = {name: x.content for name, x in inputs.items()}
         found = net.values(images, places or (net.output_place,))
+    if net.seed is not None and net.params:
+        echo_stderr(
+            f"the weights of `{net.name}` are initial ones, drawn from seed {net.seed}; "
+            "name a checkpoint for trained ones"
+        )
     if not is_batch:
         found = {place: values[0] for place, values in found.items()}
     if out is not None:
@@ -120,13 +125,7 @@ def _load_net(file: str, settings: list[str] | None, device: str, seed: int | No
         return load(file, device)
     require_device(device)
     path, name = split_file_and_name(file)
-    net = net_of_program(load_program(path, settings, name), name, device, seed)
-    if net.params:
-        echo_stderr(
-            f"the weights of `{net.name}` are initial ones, drawn from seed {net.seed}; "
-            "name a checkpoint for trained ones"
-        )
-    return net
+    return net_of_program(load_program(path, settings, name), name, device, seed)
 
 
 def _assign_inputs(net: Net, given: Sequence[str]) -> dict[str, Path]:

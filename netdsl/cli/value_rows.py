@@ -19,8 +19,8 @@ _GAP = "..."
 class Limits:
     """The most that is printed of each axis; what is longer loses its middle."""
 
-    columns: int = 12
-    rows: int = 12
+    columns: int = 10
+    rows: int = 10
     channels: int = 4
     images: int = 4
 
@@ -44,19 +44,21 @@ def format_values(
 
 def is_shortened(values: Array, is_batch: bool, limits: Limits = Limits()) -> bool:
     """Whether `format_values` leaves out values."""
-    shape = values.shape[1:] if is_batch else values.shape
-    most = {
-        0: (),
-        1: (limits.columns,),
-        2: (limits.rows, limits.columns),
-        3: (limits.rows, limits.columns, limits.channels),
-    }[len(shape)]
-    return any(n > limit for n, limit in zip(shape, most, strict=True)) or (
-        is_batch and len(values) > limits.images
-    )
+    if is_batch:
+        return len(values) > limits.images or is_shortened(values[0], False, limits)
+    image = _drop_single_position(values)
+    most: tuple[int, ...] = (limits.rows, limits.columns, limits.channels)
+    most = (limits.columns,) if image.ndim == 1 else most[: image.ndim]
+    return any(n > limit for n, limit in zip(image.shape, most, strict=True))
+
+
+def _drop_single_position(values: Array) -> Array:
+    """Channels at a single position, [1,1,C], as a vector [C]."""
+    return values[0, 0] if values.ndim == 3 and values.shape[:2] == (1, 1) else values
 
 
 def _format_image(values: Array, limits: Limits) -> Iterator[str]:
+    values = _drop_single_position(values)
     if values.ndim < 3:
         yield from _format_table(values.reshape(-1, values.shape[-1] if values.ndim else 1), limits)
         return

@@ -21,6 +21,7 @@ from netdsl.cli.app import (
 from netdsl.cli.prediction import WeightsArgument
 from netdsl.cli.progress import show_progress
 from netdsl.errors import fail
+from netdsl.limits import MAX_DEFAULT_FEATURES
 from netdsl.text_escaping import escape_line
 from netdsl.types import dims
 
@@ -38,7 +39,6 @@ ScaleOption = Annotated[
         help="Scale colours to the values of each filter or map, or to those of the whole layer.",
     ),
 ]
-MAX_CHANNELS = 16
 STRONGEST = 4
 """Images of a data set that are shown beside a feature."""
 
@@ -172,8 +172,8 @@ def visualize(
         str,
         typer.Argument(
             metavar="LAYER[:CHANNEL,...]",
-            help=f"A layer (its first {MAX_CHANNELS} channels), or some of its channels; for the "
-            "last layer, names of classes too.",
+            help=f"A layer (its first {MAX_DEFAULT_FEATURES} channels), or some of its channels; "
+            "for the last layer, names of classes too.",
         ),
     ],
     out: OutOption,
@@ -230,13 +230,13 @@ def visualize(
         trained = Predictor(weights, open_backend(device))
         search = FeatureSearch(
             trained,
-            FeatureQuery(layer, channels or None, MAX_CHANNELS, neuron, diversity, size),
+            FeatureQuery(layer, channels or None, neuron, diversity, size),
             AscentSettings(steps=steps, seed=seed),
             display.on_phase,
         )
         found = search.run() if dataset is None else search.run_beside(dataset, data, STRONGEST)
     if found.dead:
-        echo_stderr(_describe_dead(layer, found.dead, dataset))
+        echo_stderr(_describe_dead(layer, found.dead, steps, dataset))
     if not found.rows:
         raise fail("no picture can be drawn", help="choose other channels, or another layer")
     _write_picture(out, render_features(found.rows, tile))
@@ -251,10 +251,11 @@ def visualize(
     return OK
 
 
-def _describe_dead(layer: str, dead: Sequence[int], dataset: str | None) -> str:
-    where = "the images of the data set" if dataset else "noise, and no gradient leads away from it"
-    channels = ",".join(map(str, dead))
-    return f"dead channels are left out: {layer}:{channels} (the same value for {where})"
+def _describe_dead(layer: str, dead: Sequence[int], steps: int, dataset: str | None) -> str:
+    reason = (
+        "the same value for all images" if dataset else f"no rise in {steps:,} steps from noise"
+    )
+    return f"dead channels are left out: {layer}:{','.join(map(str, dead))} ({reason})"
 
 
 def _describe_row(row: FeatureRow) -> str:

@@ -69,7 +69,8 @@ class Saliency:
 
     @property
     def completeness_error(self) -> float:
-        """How far the sum is from the difference of the scores, as a share of the difference."""
+        """How far the sum is from the difference of the scores, as a share of the difference, or
+        as it is if both scores are the same."""
         gap = abs(self.total - self.difference)
         return gap / abs(self.difference) if self.difference else gap
 

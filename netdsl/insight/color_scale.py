@@ -25,7 +25,7 @@ def render_scale(
     marks = [(0.0, high), (1.0, low)]
     if middle and bar_height >= 4 * FONT_SIZE:
         marks.insert(1, (0.5, (low + high) / 2))
-    labels = [(share, f"{value:.3g}") for share, value in marks]
+    labels = [(share, f"{value + 0.0:.3g}") for share, value in marks]  # no -0
     width = _MARGIN + _BAR_WIDTH + _GAP + max(_measure(text) for _, text in labels)
     page = np.full((height, width, 3), _PAPER, np.uint8)
     ramp = colors(np.linspace(1, 0, bar_height))[:, None]

@@ -12,6 +12,7 @@ from netdsl.insight.features.fourier_pictures import FourierPictures
 from netdsl.insight.features.resampling import Resampling, resample
 from netdsl.types import Array
 
+DEFAULT_ASCENT_STEPS = 256
 WHITE = 255.0
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 """Those of Kingma and Ba 2015; epsilon is relative to a picture's typical gradient, so that the
@@ -23,7 +24,7 @@ class AscentSettings:
     """Settings of gradient ascent: `rate` of Adam. At each step, the net sees the pictures moved by
     up to `shift` of their side, zoomed by up to `zoom` and rotated by up to `angle` degrees."""
 
-    steps: int = 256
+    steps: int = DEFAULT_ASCENT_STEPS
     rate: float = 0.05
     shift: float = 0.05
     zoom: float = 0.1

@@ -11,6 +11,7 @@ from netdsl.insight.features.ascent import AscentSettings
 from netdsl.insight.features.sheets import FeatureRow, StrongestImages
 from netdsl.insight.features.strongest_images import ImageSearch, Peaks, read_images
 from netdsl.insight.features.visualization import Feature, FeatureRequest, visualize_features
+from netdsl.limits import MAX_DEFAULT_FEATURES
 from netdsl.training.run.phase import OnPhase, Phase, ignore_phase
 
 _PERCENTILE = 99.9
@@ -19,11 +20,10 @@ _PERCENTILE = 99.9
 @dataclass(frozen=True)
 class FeatureQuery:
     """Which features to find: of the `channels` of a place, as in `3,5`, or names of classes if
-    the place gives the scores; without them, of the first `max_channels`."""
+    the place gives the scores; without them, of the first few."""
 
     place: str
     channels: str | None
-    max_channels: int
     is_neuron: bool = False
     diversity: int = 1
     size: int | None = None
@@ -62,7 +62,7 @@ class FeatureSearch:
 
     def run(self) -> FoundFeatures:
         """The features without a data set: a channel is dead if the ascent finds no way up."""
-        channels = self._chosen or tuple(range(min(self._count, self._query.max_channels)))
+        channels = self._chosen or tuple(range(min(self._count, MAX_DEFAULT_FEATURES)))
         features = self._visualize(channels)
         rows = tuple(FeatureRow(self._name(f.channel), f) for f in features if not f.is_dead)
         return FoundFeatures(rows, tuple(f.channel for f in features if f.is_dead))
@@ -78,7 +78,7 @@ class FeatureSearch:
         wanted = self._chosen or tuple(range(self._count))
         channels = [c for c in wanted if c in live]
         if self._chosen is None:
-            channels = channels[: self._query.max_channels]
+            channels = channels[:MAX_DEFAULT_FEATURES]
         last = channels[-1] if channels and self._chosen is None else self._count
         dead = [c for c in wanted if c not in live and c <= last]
         features = self._visualize(channels) if channels else []

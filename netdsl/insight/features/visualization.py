@@ -52,7 +52,7 @@ class Feature:
 
     @property
     def is_dead(self) -> bool:
-        """Whether no picture found a way up: the activation does not depend on the picture."""
+        """Whether the activation of no picture rose."""
         return not any(a > b for a, b in zip(self.after, self.before, strict=True))
 
 

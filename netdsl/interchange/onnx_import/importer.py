@@ -150,9 +150,9 @@ def _describe_several(network: Network) -> str:
     if len(inputs) < 2:
         return ""
     return (
-        f"the inputs are {', '.join(inputs)}: `check`, `summary`, `test`, `time` and `export` "
-        f"work with such a net; training and prediction, also in Python, need nets with "
-        f"a single input"
+        f"the inputs are {', '.join(inputs)}: `check`, `summary`, `test`, `run`, `time` and "
+        f"`export` work with such a net, and in Python calls do; training and prediction need nets "
+        f"with a single input"
     )
 
 
