@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import numpy as np
@@ -140,9 +141,14 @@ def compile_library(launches: Sequence[CudaLaunch], folder: Path) -> ctypes.CDLL
             f'extern "C" void call_{i}(const long long* w, int x, int y, int threads) '
             f"{{ run_(body_{i}, w, x, y, threads, {int('__syncthreads' in rest)}); }}"
         )
-    inside = Path(mkdtemp(dir=folder))  # a loaded library must not be overwritten
-    source, target = inside / "kernels.cpp", inside / "kernels.so"
-    source.write_text("\n".join(text))
+    target = Path(mkdtemp(dir=folder)) / "kernels.so"  # a loaded one must not be overwritten
+    target.write_bytes(_compile("\n".join(text)))  # a copy: its random order begins anew
+    return ctypes.CDLL(str(target))
+
+
+@cache
+def _compile(text: str) -> bytes:
+    """Compiles a library, once for all tests that ask for the same kernels."""
     # fortified libraries would abort at jumps between stacks
     command = [
         str(GPP),
@@ -155,8 +161,11 @@ def compile_library(launches: Sequence[CudaLaunch], folder: Path) -> ctypes.CDLL
         "-fPIC",
         "-fno-exceptions",
     ]
-    subprocess.run([*command, str(source), "-o", str(target)], check=True, timeout=280)
-    return ctypes.CDLL(str(target))
+    with TemporaryDirectory() as folder:
+        source, target = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+        source.write_text(text)
+        subprocess.run([*command, str(source), "-o", str(target)], check=True, timeout=280)
+        return target.read_bytes()
 
 
 def _argument(launch: CudaLaunch, k: int) -> str:

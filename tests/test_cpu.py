@@ -102,6 +102,9 @@ def same_as_the_interpreter(graph: Graph) -> None:
             state.arrays[name][...] = values[name]
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize("op", COMPUTED)
 def test_every_operator_on_drawn_examples(op: str) -> None:
     for seed in range(24):
@@ -113,7 +116,7 @@ def test_every_operator_on_drawn_examples(op: str) -> None:
         close(found, evaluate_results(graph, given)["y"], f"{op} {example}", 1e-2)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(n, marks=SLOW) for n in range(6, 12))])
 def test_what_is_not_finite_stays_so(seed: int) -> None:
     rng = np.random.default_rng(seed)
     graph, given = all_operators_graph(rng, 2)
@@ -165,19 +168,24 @@ def test_what_has_no_kernel_is_computed_by_the_reference() -> None:
         np.testing.assert_allclose(found[label], expected[label], rtol=1e-10, atol=1e-10)
 
 
-_NARROW = (
-    "test_blocks",
+_SHAPES = (
     "test_convolutions_of_many_shapes",
     "test_products_of_many_shapes",
     "test_filtered_convolutions",
 )
 
 
-@pytest.mark.parametrize("lanes", [pytest.param("4", marks=pytest.mark.slow), "8"])
-def test_narrower_vectors(lanes: str) -> None:
+@pytest.mark.parametrize(
+    ("lanes", "nets"),
+    [
+        ("8", "test_blocks[residual]"),
+        *(pytest.param(lanes, "test_blocks", marks=SLOW) for lanes in ("4", "8")),
+    ],
+)
+def test_narrower_vectors(lanes: str, nets: str) -> None:
     if int(lanes) >= vector_width():
         pytest.skip(f"the vectors here have {vector_width()} numbers")
-    tests = [f"{__file__}::{t}" for t in _NARROW]
+    tests = [f"{__file__}::{t}" for t in (nets, *_SHAPES)]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "NETDSL_VECTOR": lanes, "PYTHONPATH": str(ROOT)}
     done = run_process(*command, limit=280, env=environment, text=True, cwd=ROOT)
@@ -472,17 +480,22 @@ def test_tasks_cover_all_there_is(lines: int, block: int, columns: int, workers:
     ("path", "net"),
     [
         ("lenet.net", "lenet5"),
-        ("lenet.net", "caffe_lenet"),
         ("resnet.net", "resnet20"),
-        ("resnet.net", "resnet50"),
-        ("googlenet.net", "googlenet"),
         ("googlenet.net", "googlenet_bn"),
         ("alexnet.net", "alexnet"),
         ("mobilenet.net", "mobilenet_v2"),
         ("preact.net", "preact20"),
         ("norms.net", "layer"),
-        ("norms.net", "instance"),
         ("norms.net", "group"),
+        *(
+            pytest.param(f"{file}.net", net, marks=SLOW)
+            for file, net in (
+                ("lenet", "caffe_lenet"),
+                ("resnet", "resnet50"),
+                ("googlenet", "googlenet"),
+                ("norms", "instance"),
+            )
+        ),
     ],
 )
 def test_whole_steps_have_kernels_throughout(path: str, net: str) -> None:
