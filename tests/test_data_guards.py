@@ -109,7 +109,7 @@ def test_a_right_set_is_read(tmp_path: Path) -> None:
         ("train_images", idx((3, 27, 28)), "contains images of 27x28, not 28x28"),
         ("train_images", idx((2, 28, 28)), "2 images in train-.*, 3 in train-"),
         ("train_images", idx((4, 28, 28)), "4 images in train-.*, 3 in train-"),
-        ("train_labels", idx((3,), bytes([0, 10, 1])), "train-labels-.* a label 10 of 10 classes"),
+        ("train_labels", idx((3,), bytes([0, 10, 1])), "train-labels-.* contains the label 10"),
         ("train_labels", idx((3, 1), bytes([0, 1, 1])), "not an idx file of bytes with 1 axes"),
         ("t10k_images", idx((2, 14, 14)), "t10k-images-.* contains images of 14x14"),
         ("t10k_images", idx((3, 28, 28)), "3 images in t10k-.*, 2 in t10k-"),
@@ -127,7 +127,7 @@ def test_a_file_that_does_not_fit_is_named_before_training(
 @pytest.mark.parametrize(
     ("file", "content", "complaint"),
     [
-        ("t10k_labels", idx((2,), bytes([10, 0])), "a label 10 of 10 classes"),
+        ("t10k_labels", idx((2,), bytes([10, 0])), "contains the label 10"),
         ("t10k_images", idx((2, 28, 28))[:-1], "fewer values than its header declares"),
         ("t10k_images", idx((2, 28, 28)) + b"x", "more values than its header declares"),
     ],

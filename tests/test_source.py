@@ -160,7 +160,7 @@ def test_a_plan_for_a_gpu_needs_none(args: tuple[str, ...], netdsl: Any) -> None
 
 def test_help_names_what_is_emitted(netdsl: Any) -> None:
     text = " ".join(netdsl("compile", "--help")[1].replace("│", " ").split())
-    for words in ("--emit WHAT", "json or graphml", "LLVM or CUDA", "--arch SM", "sm_90"):
+    for words in ("--emit WHAT", "json, graphml or dot", "LLVM or CUDA", "--arch SM", "sm_90"):
         assert words in text
 
 

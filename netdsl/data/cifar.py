@@ -123,6 +123,7 @@ def _read_records(path: Path, classes: int) -> Array:
     wrong = np.flatnonzero(records[:, 0] >= classes)
     if len(wrong):
         first = int(wrong[0])
-        message = f"{path} gives image {first} the label {records[first, 0]} of {classes} classes"
-        raise fail(message, help="is it a binary batch of CIFAR-10?")
+        message = f"{path} gives image {first} the label {records[first, 0]}"
+        help = f"the labels of {classes} classes are 0 to {classes - 1}; is it a batch of CIFAR-10?"
+        raise fail(message, help=help)
     return records

@@ -102,5 +102,6 @@ def _read_pair(folder: Path, classes: int, images_name: str, labels_name: str) -
     images = read_idx(folder, images_name, 3)[..., None]
     labels = read_idx(folder, labels_name, 1).astype(np.int32)
     if labels.max() >= classes:
-        raise fail(f"{folder / labels_name} contains the label {labels.max()} of {classes} classes")
+        message = f"{folder / labels_name} contains the label {labels.max()}"
+        raise fail(message, help=f"the labels of {classes} classes are 0 to {classes - 1}")
     return Samples(images, labels)
