@@ -1,4 +1,4 @@
-"""What takes the place of words of other frameworks that have no counterpart here, for messages."""
+"""Replacements for words of other frameworks that have no counterpart here, for messages."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "key": {
-        "expect": "what a recipe expects stands in its file: `expect val_accuracy > 0.9`",
+        "expect": "expectations belong in the recipe itself: `expect val_accuracy > 0.9`",
         "compile": f"{_UNNEEDED}every net is compiled",
         "mode": "`best = max(val_accuracy)` states whether larger or smaller is better",
         "unfreeze": (
@@ -325,7 +325,7 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
     },
     "value of lr": {
         "cosine step poly plateau onecycle constant inverse exponential": (
-            "how the rate changes is a key of `train`: `schedule = cosine`"
+            "the schedule is a key of `train`: `schedule = cosine`"
         ),
     },
     "operand": {
@@ -361,7 +361,7 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
         "train.best": "write `best = max(val_accuracy)`",
     },
 }
-"""What takes the place of foreign words, by what they stand for; a key lists several words.
+"""Replacements for foreign words, by what they stand for; a key lists several words.
 Examples in `<>` are replaced by the values that the word was given."""
 
 WITHOUT_COUNTERPART: Mapping[str, str] = {

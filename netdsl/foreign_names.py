@@ -1,4 +1,4 @@
-"""Names of other libraries' functions and methods, and what takes their place in Python here."""
+"""Names of other libraries' functions and methods, and their replacements in Python here."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Mapping
 
 _TRAIN = 'netdsl.train("FILE.net") trains, and its result has the trained `net`'
 _LOAD = 'netdsl.load("FILE.net") gives a net, netdsl.load("DIR") the trained net of a run'
-_SCORES = "net(images) gives scores, net.predict(images) classes, net.probabilities(images) shares"
-_EVAL = "`netdsl eval DIR` measures a trained net; a net predicts as it was trained, without a mode"
-_LAYERS = "`net.layers` lists the layers, `net.params` counts the weights; `netdsl summary` prints"
-_WEIGHTS = "`net.weights` holds the weights by name, as arrays that do not change"
+_SCORES = (
+    "net(images) gives scores, net.predict(images) classes, net.probabilities(images) probabilities"
+)
+_EVAL = "`netdsl eval DIR` evaluates a trained net; in Python, a net is always in inference mode"
+_LAYERS = (
+    "`net.layers` lists the layers, `net.params` counts the weights; see also `netdsl summary`"
+)
+_WEIGHTS = "`net.weights` contains the weights by name, as read-only arrays"
 _DEVICE = 'the device is an argument: netdsl.load("DIR", device="cuda")'
 _SAVE = 'net.save("x.safetensors") writes the net with its weights, netdsl.load reads it'
 _FILE = "a net is described in a .net file, which netdsl.load and netdsl.train take"
@@ -36,6 +40,6 @@ NAMES_OF_NETS: Mapping[str, str] = {
 
 
 def missing_attribute(owner: str, name: str, instead: Mapping[str, str]) -> AttributeError:
-    """The error for an attribute that does not exist, with what takes its place if it is known."""
+    """The error for an attribute that does not exist, with its replacement if that is known."""
     message = f"{owner} has no attribute '{name}'"
     return AttributeError(f"{message}\nhelp: {instead[name]}" if name in instead else message)

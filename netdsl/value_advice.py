@@ -112,7 +112,7 @@ def decimal_comma_help(where: Span | None) -> str | None:
     if where is None or not where.text.isdecimal():
         return None
     before = re.search(r"=\s*(\d+),$", where.source.text[max(0, where.start - 20) : where.start])
-    return f"a decimal has a point: `{before[1]}.{where.text}`" if before else None
+    return f"write decimals with a point: `{before[1]}.{where.text}`" if before else None
 
 
 def size_help(numbers: Sequence[Argument]) -> str:

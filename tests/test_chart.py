@@ -182,10 +182,10 @@ def test_measured_axes(netdsl: Any) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--x", "mac"), "--x mac is not known"),
-        (("--metric", "top2"), "--metric top2 is not known"),
+        (("--x", "mac"), "there is no `--x mac`"),
+        (("--metric", "top2"), "there is no `--metric top2`"),
         (("--classes", "7"), "no net here has 7 classes"),
-        (("--source", "nobody"), "no net here has a published top1 by nobody"),
+        (("--source", "nobody"), "no net here has a published top1 from nobody"),
         (("--size", "1x1"), "is not possible"),
         (("-o", "a.gif"), "does not end in .png, .svg or .pdf"),
         (("-o", "a.net"), "a.net is a file that this command reads"),
@@ -210,4 +210,4 @@ def test_nets_of_other_tasks_are_left_out_and_named(netdsl: Any) -> None:
     code, out, err = netdsl("chart", "a.net", "b.net", "-o", "a.png")
     assert code == 0
     assert "a.png: 2 nets" in out
-    assert "another number of classes: 1 with 4" in err
+    assert "other numbers of classes are left out: 1 with 4" in err

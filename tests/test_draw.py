@@ -223,10 +223,10 @@ def test_the_command_writes_every_format(netdsl: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("-o", "x.gif"), "x.gif is no drawing"),
-        (("-o", "a.net"), "a.net is no drawing"),
+        (("-o", "x.gif"), "x.gif is not a drawing"),
+        (("-o", "a.net"), "a.net is not a drawing"),
         (("-o", "x.svg", "--cost", "money"), "there is no `--cost money`"),
-        (("-o", "x.svg", "--width", "100"), "`--width` is the width of a .png"),
+        (("-o", "x.svg", "--width", "100"), "`--width` applies only to a .png"),
         (("-o", "nowhere/x.svg"), "there is no folder"),
     ],
 )

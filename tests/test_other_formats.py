@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 FORMATS = {
-    "x.cfg": ("# a comment\n[net]\nbatch=64\nSECRET=1\n", "a .cfg of Darknet"),
-    "x.yaml": ("nc: 10\nSECRET:\n  - [-1, 1, Conv, [64, 3, 2]]\n", "a file of YAML"),
-    "x.yml": ("- SECRET: 1\n", "a file of YAML"),
-    "x.json": ('{"SECRET": {"layers": []}}\n', "a file of JSON"),
-    "x.prototxt": ('name: "SECRET"\nlayer {\n  name: "a"\n}\n', "a model of Caffe"),
-    "x.py": ("import torch\nclass SECRET(nn.Module): pass\n", "a program of Python"),
+    "x.cfg": ("# a comment\n[net]\nbatch=64\nSECRET=1\n", "a Darknet .cfg"),
+    "x.yaml": ("nc: 10\nSECRET:\n  - [-1, 1, Conv, [64, 3, 2]]\n", "a YAML file"),
+    "x.yml": ("- SECRET: 1\n", "a YAML file"),
+    "x.json": ('{"SECRET": {"layers": []}}\n', "a JSON file"),
+    "x.prototxt": ('name: "SECRET"\nlayer {\n  name: "a"\n}\n', "a Caffe model"),
+    "x.py": ("import torch\nclass SECRET(nn.Module): pass\n", "a Python program"),
 }
 
 
@@ -27,7 +27,7 @@ def test_a_file_of_another_format_is_named_but_not_quoted(
     (tmp_path / name).write_text(text)
     code, out, error = netdsl("check", name)
     assert (code, out) == (2, "")
-    assert f"help: it looks like {kind}, which is not read" in error
+    assert f"help: it looks like {kind}, which netdsl cannot read" in error
     assert "SECRET" not in error
     code, _, error = netdsl("import", name, "-o", "y.net")
     assert code == 2

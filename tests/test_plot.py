@@ -359,7 +359,7 @@ def test_what_follows_a_run_cannot_end_it() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert said == ["warning: it failed, and the run goes on: OSError: no space left"]
+    assert said == ["warning: it failed, but the run continues: OSError: no space left"]
     assert (counter.updates, counter.closed) == (2, 1)
 
 

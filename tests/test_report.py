@@ -255,7 +255,7 @@ def test_a_matrix_of_many_classes_is_left_out(report: RunReport, count: int) -> 
         assert sorted(shown)[-2:] == [LEVELS // 2] * 2
     text = render_page([bare(replace(report, evaluation=evaluation))]).decode()
     assert ("Confusion matrix" in text) == (cells is not None)
-    assert "Most often confused" in text
+    assert "Most confused pairs" in text
 
 
 def test_several_labels_have_no_matrix(report: RunReport) -> None:
@@ -265,7 +265,7 @@ def test_several_labels_have_no_matrix(report: RunReport) -> None:
     assert "Confusion matrix" not in text
     assert "val/ant.jpg" in text
     assert re.search(r">a, c<.*>predicted none<", text, re.DOTALL)
-    assert "gives all labels correctly for 50.0% of 6 test images" in text
+    assert "predicts all labels correctly for 50.0% of 6 test images" in text
 
 
 @settings(max_examples=40)

@@ -68,8 +68,8 @@ def test_values_of_a_file_are_those_of_python_for_the_same_seed(netdsl: Any, fol
     code, out, err = netdsl(*command, "--at", "c", "--at", "head", "-o", "x.npz", "--json")
     assert (code, err) == (
         0,
-        "the weights of `small` are initial ones, drawn from seed 5; name a checkpoint for trained "
-        "ones\n",
+        "the weights of `small` are initial ones, drawn from seed 5; for trained weights, "
+        "give a checkpoint\n",
     )
     net = package.load(folder / "nets.net:small", device="reference", seed=5)
     wanted = net.values(images, ["c", "head"])
@@ -137,7 +137,7 @@ def test_several_inputs_are_named(netdsl: Any, folder: Path) -> None:
         ("nets.net:grey --input table.csv -o table.csv", "a file that this command reads"),
         ("nets.net:grey --input table.csv -o x.png", "x.png does not end in `.npy`"),
         ("nets.net:grey --input table.csv --at input --at double -o x.npy", "2 places"),
-        ("w.safetensors --input table.csv --seed 3", "`--seed` is for a .net file"),
+        ("w.safetensors --input table.csv --seed 3", "`--seed` applies only to a .net file"),
         ("nets.net:grey --input table.csv --device none", "none"),
     ],
 )

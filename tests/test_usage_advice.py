@@ -67,7 +67,10 @@ NAMED = BARE + "train b { epochs = 2 }\n"
         ("train f.net --set train.seed=1,2", "`netdsl sweep FILE --seeds 1,2`"),
         ("train f.net --set net.fc.units=9", "`fc` is a layer: give the net a parameter"),
         ("train f.net --set fc=9", "`fc` is a layer: give the net a parameter"),
-        ("train f.net --set train.expect=none", "stands in its file: `expect val_accuracy > 0.9`"),
+        (
+            "train f.net --set train.expect=none",
+            "belong in the recipe itself: `expect val_accuracy",
+        ),
         ("check", "for example: `netdsl check models/lenet.net`"),
         ("predict w", "for example: `netdsl predict runs/digits-1/best.safetensors three.png`"),
         ("import x.onnx", "for example: `netdsl import squeezenet.onnx -o squeezenet.net"),

@@ -362,7 +362,7 @@ def test_dead_channels_are_named_and_left_out(netdsl: Any, tmp_path: Path) -> No
     words = ("--device", "reference", "-o", "f.png")
     code, out, err = netdsl("visualize", str(path), "c", "--steps", "3", *words)
     assert code == 0
-    assert "dead channels are left out: c:1 (no rise in 3 steps from noise)" in err
+    assert "dead channels are left out: c:1 (no increase in 3 steps from noise)" in err
     assert out.splitlines()[-1] == "f.png: 1 pictures"
     assert netdsl("visualize", str(path), "c:1", "--steps", "3", *words)[0] == 2
     silent = NET.replace("conv(2, 3x3, bias=no)", "conv(2, 3x3, bias=constant(-2))")

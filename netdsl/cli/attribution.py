@@ -1,4 +1,4 @@
-"""Commands that show what in a picture a class comes from: saliency, gradcam."""
+"""Commands that attribute the score of a class to parts of a picture: saliency, gradcam."""
 
 from __future__ import annotations
 
@@ -21,16 +21,14 @@ if TYPE_CHECKING:
 ImageArgument = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture file.")]
 ClassOption = Annotated[
     str | None,
-    typer.Option("--class", metavar="C", help="A class by name or number; default: the best."),
+    typer.Option("--class", metavar="C", help="Class by name or number; default: the most likely."),
 ]
 PictureOption = Annotated[
     Path,
-    typer.Option(
-        "-o", "--out", metavar="FILE", help="The picture (.png), or its numbers as an array (.npy)."
-    ),
+    typer.Option("-o", "--out", metavar="FILE", help="The picture: .png, or .npy for its values."),
 ]
 SizeOption = Annotated[
-    int, typer.Option(metavar="PIXELS", min=16, max=4096, help="Height of the photograph.")
+    int, typer.Option(metavar="PIXELS", min=16, max=4096, help="Height of the photo in pixels.")
 ]
 MAX_COMPLETENESS_ERROR = 0.05
 
@@ -42,10 +40,10 @@ def saliency(
     out: PictureOption,
     class_name: ClassOption = None,
     steps: Annotated[
-        int, typer.Option(min=1, max=100_000, help="Pictures between the baseline and the image.")
+        int, typer.Option(min=1, max=100_000, help="Number of steps from baseline to image.")
     ] = 64,
     baseline: Annotated[
-        float, typer.Option(min=0, max=255, help="Grey level of the picture compared with.")
+        float, typer.Option(min=0, max=255, help="Grey level of the baseline.")
     ] = 0,
     cell: Annotated[
         int | None,
@@ -53,7 +51,7 @@ def saliency(
             metavar="PIXELS",
             min=1,
             max=4096,
-            help="Side of the squares whose pixels are added up in the picture; default: 1/64 of "
+            help="Side of the squares over which the picture sums pixels; default: 1/64 of "
             "the height.",
         ),
     ] = None,
@@ -61,9 +59,9 @@ def saliency(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Draw how much each pixel adds to the score of a class, compared with a black picture
-    (integrated gradients): red adds, blue takes away. All pixels together add the difference
-    between both scores, up to an error that more steps make smaller.
+    """Draw how much each pixel adds to the score of a class, compared with a baseline, by
+    integrated gradients: red increases the score, blue decreases it. The sum over all pixels is the
+    difference between the two scores, up to an error that more steps reduce.
 
     Example: netdsl saliency runs/cifar-1/best.safetensors frog.png -o saliency.png
     """
@@ -98,11 +96,11 @@ def saliency(
         echo(
             f"score {found.chosen.score:.4g} - baseline {found.baseline_score:.4g} = "
             f"{found.difference:.4g}; the pixels sum to {found.total:.4g}, "
-            f"{found.completeness_error:.1%} off"
+            f"error {found.completeness_error:.1%}"
         )
         echo(f"{out}: integrated gradients, {steps} steps")
     if found.completeness_error > MAX_COMPLETENESS_ERROR:
-        echo_stderr(f"the sum is not yet exact; `--steps {4 * steps}` is closer")
+        echo_stderr(f"the error of the sum is large; `--steps {4 * steps}` reduces it")
     return OK
 
 
@@ -120,7 +118,7 @@ def gradcam(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Draw where in a picture the maps of a layer speak for a class (Grad-CAM).
+    """Draw the regions of a picture that support a class, by Grad-CAM.
 
     Example: netdsl gradcam runs/cifar-1/best.safetensors frog.png -o gradcam.png
     """
@@ -147,7 +145,7 @@ def gradcam(
         echo(f"{out}: Grad-CAM of `{found.place}`, {height}x{width}")
     if not found.heat.any():
         name = quote_name(found.chosen.name)
-        echo_stderr(f"the maps of `{found.place}` speak nowhere for {name}: the heat is 0")
+        echo_stderr(f"the maps of `{found.place}` do not support {name} anywhere: the heat is 0")
     return OK
 
 
@@ -172,7 +170,7 @@ def _check_output(out: Path, *inputs: Path) -> None:
 
     check_outputs([out], inputs)
     if out.suffix not in (_PICTURE_SUFFIX, _ARRAY_SUFFIX):
-        help = "pictures are written as PNG, and their numbers as an array"
+        help = "a picture is written as .png, its values as .npy"
         raise fail(f"{out} does not end in {_PICTURE_SUFFIX} or {_ARRAY_SUFFIX}", help=help)
 
 

@@ -41,20 +41,20 @@ def chart(
         ),
     ] = "macs",
     area: Annotated[
-        str, typer.Option(help="What the area of a ball shows; the same words.")
+        str, typer.Option(help="Quantity that the area of a ball shows, as in --x.")
     ] = "params",
-    metric: Annotated[str, typer.Option(help="The accuracy: top1 or top5.")] = "top1",
+    metric: Annotated[str, typer.Option(help="Accuracy: top1 or top5.")] = "top1",
     source: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="Only accuracies whose source begins so, such as torchvision or paper.",
+            help="Only accuracies whose source begins with TEXT, such as torchvision or paper.",
         ),
     ] = None,
     classes: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Only nets with this many classes; default: as many as most nets have."
+            min=1, help="Only nets with this number of classes; default: the most frequent."
         ),
     ] = None,
     compute: Annotated[
@@ -75,10 +75,10 @@ def chart(
         int | None,
         typer.Option(
             min=1,
-            help="With --compute: size of the training set of recipes; default: ImageNet's.",
+            help="With --compute: number of training images of recipes; default: ImageNet's.",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Batch size of what is measured.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size of measurements.")] = 8,
     size: Annotated[
         str, typer.Option(metavar="WxH", help="Width and height of the chart in pixels.")
     ] = "1100x800",
@@ -117,7 +117,7 @@ def chart(
         echo(f"{out}: {len(kept)} net{'s' * (len(kept) != 1)}")
         if dropped:
             counts = ", ".join(f"{n} with {c}" for c, n in sorted(dropped.items()))
-            echo_stderr(f"left out are nets with another number of classes: {counts} (--classes)")
+            echo_stderr(f"nets with other numbers of classes are left out: {counts} (`--classes`)")
     return OK
 
 
@@ -126,7 +126,7 @@ _ACCURACY_LABELS = {"top1": "top-1 accuracy (%)", "top5": "top-5 accuracy (%)"}
 
 def _check_word(option: str, word: str, known: Sequence[str]) -> None:
     if word not in known:
-        raise fail(f"{option} {word} is not known", help=f"known are {', '.join(known)}")
+        raise fail(f"there is no `{option} {word}`", help=f"values are {', '.join(known)}")
 
 
 def _split_places(places: Sequence[str]) -> tuple[tuple[RunHistory, ...], list[str]]:
@@ -169,7 +169,7 @@ def _collect_points(
     found += [(p, n.program, n.net) for n, p in zip(nets, points, strict=True)]
     if not found:
         raise fail(
-            f"no net here has a published {metric}" + (f" by {source}" if source else ""),
+            f"no net here has a published {metric}" + (f" from {source}" if source else ""),
             help="write `published(top1=0.7613)` in a net's test section, or give run directories",
         )
     if not quantities & MEASURED_QUANTITIES:
@@ -194,7 +194,7 @@ def _keep_comparable(
     wanted = classes or counts.most_common(1)[0][0]
     if wanted not in counts:
         known = ", ".join(map(str, sorted(counts)))
-        raise fail(f"no net here has {wanted} classes", help=f"there are nets with {known}")
+        raise fail(f"no net here has {wanted} classes", help=f"numbers of classes here: {known}")
     del counts[wanted]
     return [p for p in points if p.classes == wanted], counts
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from netdsl.insight.draw.svg import Drawing
     from netdsl.insight.draw.tree import NetTree
 
-_SUFFIXES = (".svg", ".png", ".html", ".pdf")
+_SUFFIXES = (".svg", ".html", ".png", ".pdf")
 _DEFAULT_SCALE = 2.0
 """Pixels of a PNG for each pixel of the layout."""
 
@@ -41,35 +41,33 @@ def draw_(
     file: FileArgument,
     out: Annotated[
         Path,
-        typer.Option("-o", "--out", metavar="FILE", help="The drawing: .svg, .png, .html or .pdf."),
+        typer.Option("-o", "--out", metavar="FILE", help="The drawing: .svg, .html, .png or .pdf."),
     ],
     depth: Annotated[
         int | None,
         typer.Option(
             min=0,
             max=1000,
-            help="How deep groups are open; 0 opens none. Default: as deep as the drawing stays "
+            help="Depth of open groups; 0 opens none. Default: the largest depth that stays "
             "readable.",
         ),
     ] = None,
-    all_repeats: Annotated[
-        bool, typer.Option("--all", help="Draw each of the groups that repeat each other.")
-    ] = False,
+    all_repeats: Annotated[bool, typer.Option("--all", help="Draw every repeated group.")] = False,
     cost: Annotated[
         str | None,
-        typer.Option(metavar="WHAT", help="Colour by params, macs, memory or time."),
+        typer.Option(metavar="WHAT", help="Colour layers by params, macs, memory or time."),
     ] = None,
     kernels: Annotated[
-        bool, typer.Option("--kernels", help="Frame what is fused into one kernel for inference.")
+        bool, typer.Option("--kernels", help="Group the layers that are fused into one kernel.")
     ] = False,
     columns: Annotated[
         int | None,
-        typer.Option(min=1, max=20, help="Columns of a chain of groups; default: by its height."),
+        typer.Option(min=1, max=20, help="Columns of a long chain; default: by its height."),
     ] = None,
     width: Annotated[
         int | None,
         typer.Option(
-            min=50, max=30_000, help="Width of a .png in pixels; default: twice the .svg's."
+            min=50, max=30_000, help="Width of a .png in pixels; default: twice that of the .svg."
         ),
     ] = None,
     batch: BatchOption = None,
@@ -79,8 +77,8 @@ def draw_(
     as_json: JsonOption = False,
 ) -> int:
     """Draw the graph of a net: its blocks as groups, its layers as boxes with their output shapes.
-    In an .html file groups can be folded and opened. --batch and --device are those of --kernels
-    and --cost time.
+    In an .html file, groups can be folded and opened. --batch and --device apply to
+    --kernels and --cost time.
 
     Example: netdsl draw models/googlenet.net:googlenet -o googlenet.svg
     """
@@ -123,9 +121,9 @@ def _check_arguments(file: str, out: Path, width: int | None) -> None:
     from netdsl.training.store.output_files import check_outputs
 
     if out.suffix.lower() not in _SUFFIXES:
-        raise fail(f"{out} is no drawing", help=f"its name must end in {', '.join(_SUFFIXES)}")
+        raise fail(f"{out} is not a drawing", help=f"its name must end in {', '.join(_SUFFIXES)}")
     if width is not None and out.suffix.lower() != ".png":
-        raise fail("`--width` is the width of a .png", help="other drawings have no pixels")
+        raise fail("`--width` applies only to a .png", help="other formats have no pixels")
     path, _ = split_file_and_name(file)
     check_outputs([out], [Path(path)] if path != "-" else [])
 

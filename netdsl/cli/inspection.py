@@ -151,7 +151,7 @@ def test(
         ),
     ] = None,
     verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Print what was found for each expectation.")
+        bool, typer.Option("-v", "--verbose", help="Print the actual value for each expectation.")
     ] = False,
     shrink: ShrinkOption = None,
     as_json: JsonOption = False,

@@ -1,4 +1,4 @@
-"""The command that plots what runs have measured."""
+"""The command that plots the metrics of runs: plot."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def plot(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Columns of metrics.jsonl such as val_f1 or lr; `f1` means all its parts. "
-            "Default: losses and accuracies.",
+            help="Column of metrics.jsonl, such as val_f1 or lr; `f1` means those of all parts. "
+            "May be repeated. Default: losses and accuracies.",
         ),
     ] = None,
     watch: Annotated[
         str | None,
         typer.Option(
-            metavar="WHAT", help="Norms by layer of gradients, activations or both, with commas."
+            metavar="WHAT", help="Norms by layer: gradients, activations or both, with a comma."
         ),
     ] = None,
     each: Annotated[
-        bool, typer.Option("--each", help="A line for each run instead of a mean over the seeds.")
+        bool, typer.Option("--each", help="Draw a line for each run, not a mean over seeds.")
     ] = False,
     by: Annotated[
-        str | None, typer.Option(metavar="AXIS", help="epoch (default), step or seconds.")
+        str | None, typer.Option(metavar="AXIS", help="Horizontal axis: epoch, step or seconds.")
     ] = None,
     log: Annotated[
         bool | None,
-        typer.Option("--log/--linear", help="The scale of values; default: what shows more."),
+        typer.Option("--log/--linear", help="Scale of the vertical axis; default: by the values."),
     ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Width and height of the picture in pixels.")
@@ -52,8 +52,8 @@ def plot(
 ) -> int:
     """Plot losses, accuracies and other metrics of one or several runs.
 
-    Runs of one recipe that differ only in their seeds become their mean, with
-    a band of one standard deviation. Dots mark the best epochs.
+    Runs of one recipe that differ only in their seeds become one line: their mean, with a band of
+    one standard deviation. Dots mark the best epochs.
 
     Example: netdsl plot runs/cifar-1 runs/cifar-2 -o curves.svg
     """
@@ -65,7 +65,7 @@ def plot(
     from netdsl.training.store.output_files import check_outputs
 
     if out is None and not as_json:
-        raise fail("the picture has no name", help="`-o curves.png`; .svg and .pdf work too")
+        raise fail("the picture has no name", help="add `-o curves.png`, .svg or .pdf")
     if out is not None:
         check_format(out)
     pixels = parse_size(size) if size is not None else None

@@ -28,7 +28,7 @@ def report(
         list[Path],
         typer.Argument(metavar="RUN...", help="Directories of runs; several are compared."),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.html", help="The page.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The page: .html.")],
     data: DataOption = None,
     mistakes: Annotated[
         int,
@@ -42,9 +42,9 @@ def report(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Make a self-contained page on runs: accuracy, curves, confused classes, worst mistakes,
-    filters, graph, time and memory, recipe. Without the data set, show what the run directories
-    alone give. `--json` prints what the page contains in numbers.
+    """Write a self-contained page on one or several runs: accuracy, curves, confused classes, worst
+    mistakes, filters, graph, time and memory, recipe. Without the data set, the page shows only
+    what the run directories contain. `--json` prints the numbers on the page.
 
     Example: netdsl report runs/digits-1 -o report.html
     """

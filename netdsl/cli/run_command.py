@@ -36,7 +36,7 @@ def run(
         str,
         typer.Argument(
             metavar="FILE[:NET]|WEIGHTS",
-            help="A .net file (its weights are initial ones), a checkpoint or a run directory.",
+            help="A .net file (with initial weights), a checkpoint or a run directory.",
         ),
     ],
     given: Annotated[
@@ -45,7 +45,7 @@ def run(
             "--input",
             metavar="[NAME=]FILE",
             help="A picture, an array (.npy: one image or a batch) or a table of numbers (.csv). "
-            "For a net with several inputs, repeat it with their names.",
+            "For a net with several inputs, repeat it with the name of each.",
         ),
     ],
     at: Annotated[
@@ -58,16 +58,16 @@ def run(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", metavar="FILE", help="Also write the values: .npy, or .npz by place."
+            "-o", "--out", metavar="FILE", help="Also write the values: .npy, or .npz for places."
         ),
     ] = None,
     blank: Annotated[
-        float, typer.Option(metavar="NUMBER", help="The value of blank cells of a table.")
+        float, typer.Option(metavar="NUMBER", help="Value of blank cells in a table.")
     ] = 0.0,
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, max=2**31 - 1, help="Seed of initial weights; default: that of the recipe."
+            min=0, max=2**31 - 1, help="Seed of the initial weights; default: the recipe's."
         ),
     ] = None,
     full: Annotated[
@@ -77,9 +77,9 @@ def run(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Show the values at places of a net for an input. Pictures are prepared as in `predict`;
-    floats and tables are used as they are. A table is an image with one channel, or for a net that
-    takes vectors one vector per row.
+    """Print the values at places of a net for an input. Pictures are prepared as in `predict`;
+    floats and tables are used as they are. A table is an image with one channel, or, for a net
+    that takes vectors, one vector per row.
 
     Example: netdsl run models/lecture/pooling.net:slide --input models/lecture/table.csv --at pool
     """
@@ -99,7 +99,7 @@ def run(
     if net.seed is not None and net.params:
         echo_stderr(
             f"the weights of `{net.name}` are initial ones, drawn from seed {net.seed}; "
-            "name a checkpoint for trained ones"
+            "for trained weights, give a checkpoint"
         )
     if not is_batch:
         found = {place: values[0] for place, values in found.items()}
@@ -120,7 +120,7 @@ def _load_net(file: str, settings: list[str] | None, device: str, seed: int | No
     if has_weights(Path(file)):
         for option, value in (("--set", settings), ("--seed", seed)):
             if value is not None:
-                message = f"`{option}` is for a .net file, and {file} has its weights"
+                message = f"`{option}` applies only to a .net file; {file} contains weights"
                 raise fail(message, help="leave it out")
         return load(file, device)
     require_device(device)
@@ -137,11 +137,11 @@ def _assign_inputs(net: Net, given: Sequence[str]) -> dict[str, Path]:
         if not equals or name not in names:
             if len(names) > 1:
                 options = " ".join(f"--input {x}=FILE" for x in names)
-                message = f"`--input {text}` names no input of `{net.name}`, which has several"
+                message = f"`--input {text}` is not an input of `{net.name}`, which has several"
                 raise fail(message, help=f"write `{options}`")
             name, path = names[0], text
         if name in found:
-            help = "several images are a batch in one .npy file"
+            help = "for several images, give a batch in one .npy file"
             raise fail(f"the input `{name}` is given twice", help=help)
         found[name] = Path(path)
     missing = [name for name in names if name not in found]
@@ -168,12 +168,12 @@ def _check_output(out: Path, inputs: Sequence[Path], count: int) -> None:
 
     check_outputs([out], inputs)
     if out.suffix != _ARRAYS_SUFFIX:
-        help = f"values are written as an array ({_ARRAY_SUFFIX}), or by place ({_ARRAYS_SUFFIX})"
+        help = f"values are written as {_ARRAY_SUFFIX}, or for several places as {_ARRAYS_SUFFIX}"
         check_suffix(out, _ARRAY_SUFFIX, help)
         if count > 1:
             raise fail(
-                f"{out} holds one array, but there are {count} places",
-                help=f"a {_ARRAYS_SUFFIX} file holds the values of several places by their paths",
+                f"{out} can contain only one array, but there are {count} places",
+                help=f"a {_ARRAYS_SUFFIX} file can contain the values of several places",
             )
 
 

@@ -85,11 +85,11 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Plot the run in this .png, .svg or .pdf, again and again while it trains.",
+            help="Keep a plot of the run up to date: .png, .svg or .pdf.",
         ),
     ] = None,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write event files to `tensorboard` in the run.")
+        bool, typer.Option("--tensorboard", help="Write event files to RUN/tensorboard.")
     ] = False,
     tensorboard_dir: Annotated[
         Path | None,

@@ -1,4 +1,4 @@
-"""Commands that draw pictures of what a net has learnt: filters, activations, visualize."""
+"""Commands that draw pictures of what a net has learned: filters, activations, visualize."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from netdsl.insight.features.sheets import FeatureRow
     from netdsl.types import Array
 
-OutOption = Annotated[Path, typer.Option("-o", "--out", metavar="FILE.png", help="The picture.")]
+OutOption = Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The picture: .png.")]
 ScaleOption = Annotated[
     str,
     typer.Option(
         "--scale",
         metavar="filter|layer",
-        help="Scale colours to the values of each filter or map, or to those of the whole layer.",
+        help="One colour scale for each filter or map, or one for the whole layer.",
     ),
 ]
 STRONGEST = 4
@@ -54,7 +54,7 @@ def filters(
     ] = None,
     scale: ScaleOption = "filter",
     page: Annotated[
-        int, typer.Option(min=1, help="Which page, if the filters do not fit on one.")
+        int, typer.Option(min=1, help="Page to draw, if the filters need several.")
     ] = 1,
     as_json: JsonOption = False,
 ) -> int:
@@ -121,14 +121,14 @@ def activations(
     out: OutOption,
     top: Annotated[
         int | None,
-        typer.Option(min=1, max=10**6, help="Only the N maps with the largest values, in order."),
+        typer.Option(min=1, max=10**6, help="Draw only this number of maps, the strongest first."),
     ] = None,
     scale: ScaleOption = "filter",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
     """Draw the output of layers for a picture, one map per channel, beside the picture. The numbers
-    are the channel and the range of its values.
+    are the channels and the ranges of their values.
 
     Example: netdsl activations runs/cifar-1/best.safetensors frog.png s1 s2 --top 12 -o maps.png
     """
@@ -177,8 +177,8 @@ def visualize(
         str,
         typer.Argument(
             metavar="LAYER[:CHANNEL,...]",
-            help=f"A layer (its first {MAX_DEFAULT_FEATURES} channels), or some of its channels; "
-            "for the last layer, names of classes too.",
+            help=f"A layer (its first {MAX_DEFAULT_FEATURES} channels) or some of its channels; "
+            "for the last layer, also names of classes.",
         ),
     ],
     out: OutOption,
@@ -187,13 +187,13 @@ def visualize(
         typer.Option("--neuron", help="Maximise the value at the centre, not the mean of the map."),
     ] = False,
     diversity: Annotated[
-        int, typer.Option(min=1, max=16, help="So many different pictures for each channel.")
+        int, typer.Option(min=1, max=16, help="Number of different pictures for each channel.")
     ] = 1,
     dataset: Annotated[
         str | None,
         typer.Option(
             metavar="DIR|run",
-            help="Show the strongest images of a folder, or of the run's own data, beside each.",
+            help="Also show the strongest images of a folder, or of the run's training images.",
         ),
     ] = None,
     data: DataOption = None,
@@ -202,22 +202,22 @@ def visualize(
         typer.Option(
             min=8,
             max=1024,
-            help="Side of the pictures that the net sees, in pixels; default: the net's.",
+            help="Side of the net's input in pixels; default: as in training.",
         ),
     ] = None,
     tile: Annotated[
         int | None,
-        typer.Option(min=8, max=1024, help="Side of each picture on the sheet; default: its own."),
+        typer.Option(min=8, max=1024, help="Side of each picture on the sheet in pixels."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, max=100_000, help="Steps of gradient ascent.")] = 256,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**31 - 1, help="Seed of the noise and the movements.")
+        int, typer.Option(min=0, max=2**31 - 1, help="Seed of the noise and the transformations.")
     ] = 1,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Draw pictures that activate channels of a layer most, found by gradient ascent (Olah et al.
-    2017). Dead channels are named and left out.
+    """Draw the pictures that activate channels of a layer most, by gradient ascent (Olah et al.
+    2017). Dead channels are listed and left out.
 
     Example: netdsl visualize runs/cifar-1/best.safetensors s3.cbr1:5,7 -o features.png
     """
@@ -261,7 +261,7 @@ def visualize(
 
 def _describe_dead(layer: str, dead: Sequence[int], steps: int, dataset: str | None) -> str:
     reason = (
-        "the same value for all images" if dataset else f"no rise in {steps:,} steps from noise"
+        "the same value for all images" if dataset else f"no increase in {steps:,} steps from noise"
     )
     return f"dead channels are left out: {layer}:{','.join(map(str, dead))} ({reason})"
 
@@ -284,7 +284,7 @@ def _check_output(out: Path, *inputs: Path) -> None:
 
     check_outputs([out], inputs)
     if out.suffix.lower() != ".png":
-        raise fail(f"{out} does not end in .png, and pictures are written as PNG")
+        raise fail(f"{out} does not end in .png")
 
 
 def _write_picture(out: Path, picture: Array) -> None:

@@ -65,7 +65,7 @@ def _read_cell(cell: str, span: Span) -> float | None:
         return None
     if _NUMBER.fullmatch(text.lower()):
         return float(text)
-    help = "a table has only numbers and blank cells: leave out names of rows and columns"
+    help = "a table may contain only numbers and blank cells: remove names of rows and columns"
     if "," in text:
         help = "write decimals with a point: `0.5`"
     raise fail(f"`{escape_line(text[:40])}` is not a number", span, help=help)

@@ -1,4 +1,4 @@
-"""What in a picture a class's score comes from: integrated gradients and Grad-CAM."""
+"""Attribution of a class's score to parts of a picture: integrated gradients and Grad-CAM."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Attributor:
         found = self.run(picture)
         scores, probabilities = found[SCORES][0], found[PROBABILITIES][0]
         if np.isnan(scores).any():
-            raise fail("a score of the picture is not a number", help="the weights may hold NaN")
+            raise fail("a score of the picture is not a number", help="the weights may contain NaN")
         index = int(scores.argmax()) if wanted is None else find_class(self._classes, wanted)
         return ChosenClass(
             index, self._classes[index], float(scores[index]), float(probabilities[index])
@@ -165,7 +165,7 @@ def find_class(classes: Sequence[str], wanted: str) -> int:
         return classes.index(wanted)
     if wanted.isascii() and wanted.isdecimal() and int(wanted) < len(classes):
         return int(wanted)
-    help = suggest_name(wanted, classes, "classes are") or f"give a number up to {len(classes) - 1}"
+    help = suggest_name(wanted, classes, "classes are") or f"numbers are 0 to {len(classes) - 1}"
     raise fail(f"there is no class `{wanted}`", help=help)
 
 

@@ -21,7 +21,7 @@ class Recorder(Protocol):
 def follow_run(
     recorders: Mapping[str, Recorder], warn: Callable[[str], None]
 ) -> Iterator[Callable[[], None]]:
-    """Yields what to call after each epoch. Whatever goes wrong in a recorder, the run goes on:
+    """Yields what to call after each epoch. Whatever fails in a recorder, the run continues:
     `warn` is called with the name and the first failure of each, and later ones are not
     mentioned."""
     failed: set[str] = set()
@@ -32,7 +32,7 @@ def follow_run(
         except Exception as e:  # a picture is worth less than a run
             if name not in failed:
                 reason = e.message if isinstance(e, NetError) else f"{type(e).__name__}: {e}"
-                warn(f"warning: {name} failed, and the run goes on: {reason}")
+                warn(f"warning: {name} failed, but the run continues: {reason}")
             failed.add(name)
 
     def update() -> None:

@@ -255,7 +255,7 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
     if context.token[0] == '"' and "NAME" in context.expected and not context.is_value_expected:
         label = re.match(r'"(\w+)([{%]\w*}?)?"\s*:', context.remaining_text)
         if label:
-            numbered = "labels in a loop are numbered by themselves: " if label[2] else ""
+            numbered = "labels in a loop are numbered automatically: " if label[2] else ""
             return context.unexpected_token(
                 f"{numbered}write `{label[1]}: conv(16, 3x3)`, without quotes"
             )

@@ -15,11 +15,11 @@ _NET = "`net NAME { input(32x32x3); conv(16, 3x3) -> relu; fc(10) }`"
 
 CAFFE_LAYER = re.compile(r"^\s*layers?\s*\{", re.MULTILINE)
 _OTHER_FORMATS = {
-    r"layer \{": "a model of Caffe",
-    r"\[\w+\]\s*$": "a .cfg of Darknet",
-    r"[{\[]": "a file of JSON",
-    r"\w+:(\s|$)|-\s+\w": "a file of YAML",
-    r"(import|from|class|def|@)\b": "a program of Python",
+    r"layer \{": "a Caffe model",
+    r"\[\w+\]\s*$": "a Darknet .cfg",
+    r"[{\[]": "a JSON file",
+    r"\w+:(\s|$)|-\s+\w": "a YAML file",
+    r"(import|from|class|def|@)\b": "a Python program",
 }
 
 
@@ -34,8 +34,8 @@ def explain_other_format(text: str) -> str | None:
     if found is None:
         return None
     return (
-        f"it looks like {found}, which is not read: write the net as {_NET} in a .net file, or "
-        "export a model to ONNX for `netdsl import`"
+        f"it looks like {found}, which netdsl cannot read: write the net as {_NET} in a .net file, "
+        "or export a model to ONNX for `netdsl import`"
     )
 
 

@@ -73,7 +73,7 @@ def _suggest_item(context: SyntaxErrorContext) -> str | None:
         return f"{advice}; {constant}" if advice else constant
     if re.match(r"\w+\s*:", rest):
         is_caffe = CAFFE_LAYER.search(context.remaining_text) is not None
-        reason = "messages of Caffe have no meaning here" if is_caffe else "a .net file is not YAML"
+        reason = "a .net file is not a Caffe prototxt" if is_caffe else "a .net file is not YAML"
         return f"{reason}: a network is written `{_FORMS['net']}`"
     return suggest_name(word, ITEM_KEYWORDS, "a file contains")
 

@@ -135,7 +135,7 @@ def run_program(run: RunHistory) -> tuple[Program, Recipe]:
     or invalid."""
     if run.facts is None:
         path = run.directory / RECIPE_FILE
-        raise fail(f"{path} is missing or invalid, so the net of this run is not known")
+        raise fail(f"{path} is missing or invalid, so the net of this run is unknown")
     file = parse_any_format(run.facts.text, str(run.directory / RECIPE_FILE))
     return build_program(file, reject_read), run.facts.recipe
 
@@ -153,7 +153,7 @@ def run_point(run: RunHistory, metric: str) -> ChartPoint:
 
 def no_accuracy_error(run: RunHistory, metric: str) -> NetError:
     message = f"{run.directory} has no {ACCURACY_COLUMNS[metric]}"
-    return fail(message, help="it has not finished an epoch, or holds out no images")
+    return fail(message, help="it has not finished an epoch, or has no validation images")
 
 
 ACCURACY_COLUMNS = {"top1": "val_accuracy", "top5": "val_top5"}

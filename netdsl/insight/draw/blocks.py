@@ -183,7 +183,9 @@ class _Arranger:
                 previous = len(cells) - 1
             edges.append((previous, at[target]))
         igraph = import_optional(
-            "igraph", "this graph needs the layouter igraph", "pip install 'netdsl[draw]'"
+            "igraph",
+            "drawing this graph needs igraph",
+            "install it with `pip install 'netdsl[draw]'`",
         )
         graph = igraph.Graph(len(cells), edges, directed=True)
         found = graph.layout_sugiyama(layers=layers, maxiter=100)

@@ -36,7 +36,7 @@ MAX_PIXELS = 30_000
 def render(drawing: Drawing, kind: Literal["png", "pdf"], scale: float) -> bytes:
     """A picture with `scale` pixels for each pixel of the layout. Raises NetError if matplotlib is
     missing or the picture is too large."""
-    help = "`pip install 'netdsl[draw]'`; an .svg or .html file needs nothing"
+    help = "install it with `pip install 'netdsl[draw]'`, or write an .svg or .html file"
     for module in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_pdf"):
         import_optional(module, f"a .{kind} file needs matplotlib", help)
     from matplotlib import rc_context

@@ -95,7 +95,7 @@ class FeatureSearch:
         )
         self._on_phase(Phase("compiling"))
         on_step = lambda done, total: self._on_phase(
-            Phase("following the gradient", done, total, unit="steps")
+            Phase("gradient ascent", done, total, unit="steps")
         )
         return visualize_features(self._trained, request, self._settings, on_step)
 

@@ -108,7 +108,7 @@ def find_page(weights: Array, page: int) -> FilterPage:
         rows, columns = (MAX_SIDE // _least_pitch(n) for n in (height, width))
     across, down = -(-channels // columns), -(-count // rows)
     if page > across * down:
-        message = f"there is no page {page}: the filters take {across * down}"
+        message = f"there is no page {page}: the filters need {across * down}"
         raise fail(message, help="pages are numbered from 1")
     top, left = (page - 1) // across * rows, (page - 1) % across * columns
     return FilterPage(

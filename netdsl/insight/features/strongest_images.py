@@ -69,7 +69,7 @@ class ImageSearch:
             count = min(self._batch, len(self._samples) - done)
             found.append(self._find_peaks(batch.images, count))
             done += count
-            on_phase(Phase("looking at the data set", done, len(self._samples)))
+            on_phase(Phase("searching the data set", done, len(self._samples)))
         values, positions = zip(*found, strict=True)
         return Peaks(np.concatenate(values), np.concatenate(positions))
 

@@ -125,7 +125,7 @@ class _Climber:
         start, end = ascend(landscape, self._form, seeds, settings, on_step)
         if not np.isfinite(end).all():
             message = f"the gradient of `{self._place}` is not a finite number"
-            raise fail(message, help="weights that are NaN or very large can be why")
+            raise fail(message, help="a possible cause is weights that are NaN or very large")
         before, _ = landscape.measure(start)
         after, peaks = landscape.measure(end)
         pictures: Array = np.round(end).astype(np.uint8)

@@ -181,7 +181,7 @@ def make_chart(histories: Sequence[RunHistory], options: PlotOptions) -> Chart:
     curves = tuple(_make_curves(groups, options, by)) if has_curves else ()
     norms = tuple(_make_norms(histories, options)) if options.watch else ()
     if len(norms) > MAX_NORM_PANELS:
-        message = f"these are {len(norms)} plots of norms, but a picture has {MAX_NORM_PANELS}"
+        message = f"{len(norms)} plots of norms are over the limit of {MAX_NORM_PANELS} per picture"
         raise fail(message, help="plot fewer runs, or gradients and activations separately")
     panels: tuple[CurvePanel | NormPanel, ...] = (*curves, *norms)
     names = ", ".join(dict.fromkeys(panel.title for panel in panels))
@@ -386,7 +386,7 @@ def _find_best(history: RunHistory) -> int | None:
 
 def _check_watched(histories: Sequence[RunHistory], quantity: str) -> None:
     if not any(quantity in history.watched for history in histories):
-        help = f"`netdsl train FILE --watch {quantity}` does"
+        help = f"`netdsl train FILE --watch {quantity}` records them"
         raise fail(f"no run has recorded the norms of its {quantity}", help=help)
 
 
@@ -410,7 +410,7 @@ def _place_steps(history: RunHistory, steps: Array, by: str) -> Array:
         return steps.astype(np.float64)
     ends, places = history.position("step"), history.position(by)
     if not len(ends):
-        help = "`--by step` needs none"
+        help = "`--by step` needs no finished epoch"
         raise fail(f"no epoch is finished yet in {history.directory}", help=help)
     ends, places = np.concatenate([[0.0], ends]), np.concatenate([[0.0], places])
     inside = np.interp(steps, ends, places)

@@ -82,8 +82,8 @@ def _read_template(name: str) -> str:
 def _environment() -> Any:
     """Jinja's environment with autoescape; text is also rid of characters that hide or reorder
     others."""
-    need = "reports are made with jinja2"
-    jinja2 = import_optional("jinja2", need, "pip install 'netdsl[report]'")
+    need = "a report needs jinja2"
+    jinja2 = import_optional("jinja2", need, "install it with `pip install 'netdsl[report]'`")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read_template),
         autoescape=True,

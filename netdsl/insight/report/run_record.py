@@ -119,7 +119,7 @@ def _read_run(history: RunHistory) -> RunRecord:
     path = history.directory / RECIPE_FILE
     if not path.is_file():
         raise fail(
-            f"{history.directory} has no {RECIPE_FILE}, which says what was trained",
+            f"{history.directory} has no {RECIPE_FILE}, which contains its recipe",
             help="`netdsl plot` draws the curves of such a run",
         )
     text = decode_text(read_regular_file(path, MAX_FILE_BYTES), str(path))

@@ -1,4 +1,4 @@
-"""Sentences and figures of a report, for people."""
+"""Sentences and numbers of a report, for people."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def headline(report: RunReport) -> str:
     if found is not None:
         share = format_percent(found.score.accuracy)
         images = f"{found.score.images:,} {found.images} images of {run.data_name}"
-        verb = "gives all labels correctly for" if found.is_multi_label else "classifies"
+        verb = "predicts all labels correctly for" if found.is_multi_label else "classifies"
         end = "" if found.is_multi_label else " correctly"
         return f"{subject} {verb} {share} of {images}{end}."
     for part, metrics in (("test", run.test), ("validation", run.best)):
