@@ -6,6 +6,9 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -86,6 +89,14 @@ def test_every_net_of_the_zoo_is_drawn(path: Path) -> None:
         ET.fromstring(draw_svg(network))
         plan = make_plan(prepare_inference(network.graph).main, NO_FUSION)
         check_tree(group_repeats(make_kernel_tree(network, plan)))
+
+
+@pytest.mark.slow
+def test_a_large_net_is_drawn_in_under_five_seconds(tmp_path: Path) -> None:
+    started = time.perf_counter()
+    net, out = f"{ROOT / 'models' / 'resnet.net'}:resnet152", str(tmp_path / "x.svg")
+    subprocess.run([sys.executable, "-m", "netdsl", "draw", net, "-o", out], check=True, cwd=ROOT)
+    assert time.perf_counter() - started < 5
 
 
 def test_groups_that_repeat_each_other_are_drawn_once() -> None:

@@ -41,6 +41,7 @@ _CONSTANTS = {
 _PAGE_STYLE = """
 .netdsl-graph { margin: 0; }
 .netdsl-graph svg { display: block; height: auto; max-width: max(100%, 560px); }
+.netdsl-graph .scroll svg { margin: 0 auto; }
 .netdsl-graph .scroll { overflow-x: auto; }
 .netdsl-graph .tools { display: flex; flex-wrap: wrap; gap: .5em; margin: .5em 0; }
 .netdsl-graph button { font: inherit; padding: .3em .8em; cursor: pointer; }
