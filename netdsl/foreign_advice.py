@@ -73,6 +73,7 @@ _ABSENT_OPTIONS = {
         "the suffix of `-o` chooses the format: `-o x.onnx`, `-o x.safetensors`"
     ),
     "workers num_workers": _WITHOUT_LOADER,
+    "o out output output_file": "results are printed; `> FILE` at the end writes them to a file",
 }
 """Options of other tools that have no counterpart, with what happens instead."""
 

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netdsl.insight.charts.compute_curve import IMAGENET_IMAGES, ComputeCurve, common_target
+from netdsl.errors import NetError
+from netdsl.insight.charts.compute_curve import (
+    IMAGENET_IMAGES,
+    ComputeCurve,
+    common_target,
+    run_curve,
+)
 from netdsl.insight.charts.label_placement import Anchor, LabelBox, place_labels
 from netdsl.insight.charts.points import QUANTITIES, find_published_nets, published_points
 from netdsl.insight.charts.training_compute import (
@@ -19,6 +25,7 @@ from netdsl.insight.charts.training_compute import (
     TERAFLOPS_DAY,
     training_operations,
 )
+from netdsl.insight.plots.history import read_history
 from netdsl.insight.summary import summarise
 from netdsl.language.elaborate import elaborate
 from netdsl.language.program import load_program
@@ -211,3 +218,18 @@ def test_nets_of_other_tasks_are_left_out_and_named(netdsl: Any) -> None:
     assert code == 0
     assert "a.png: 2 nets" in out
     assert "other numbers of classes are left out: 1 with 4" in err
+
+
+def test_a_net_without_weights_has_no_ball(netdsl: Any) -> None:
+    net = "net none { input(8x8x10) -> globalavgpool }\ntest none { published(top1=0.5) }\n"
+    Path("a.net").write_text(net)
+    code, _, err = netdsl("chart", "a.net", "-o", "a.png")
+    assert code == 2
+    assert "no net here has" in err
+
+
+def test_epochs_without_steps_have_no_compute(tmp_path: Path) -> None:
+    (tmp_path / "recipe.net").write_text(NETS.format(classes=10))
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "val_accuracy": 0.5}\n')
+    with pytest.raises(NetError, match="has no val_accuracy"):
+        run_curve(read_history(tmp_path), "top1")

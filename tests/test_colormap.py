@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from netdsl.insight.color_scale import FONT_SIZE, render_scale, render_text
 from netdsl.insight.colormap import (
     DIVERGING,
-    HEAT,
     SEQUENTIAL,
     ColorMap,
     blend,
@@ -18,7 +17,7 @@ from netdsl.insight.colormap import (
     normalize_signed,
 )
 
-MAPS = (SEQUENTIAL, HEAT, DIVERGING)
+MAPS = (SEQUENTIAL, DIVERGING)
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
@@ -31,11 +30,10 @@ def test_a_map_passes_through_its_control_points(colors: ColorMap) -> None:
     ]
 
 
-@pytest.mark.parametrize("colors", [SEQUENTIAL, HEAT], ids=lambda m: m.name)
 @settings(max_examples=30)
 @given(a=st.floats(0, 1), b=st.floats(0, 1))
-def test_more_is_brighter(colors: ColorMap, a: float, b: float) -> None:
-    low, high = colors(np.array(sorted((a, b)))) @ LUMINANCE
+def test_more_is_brighter(a: float, b: float) -> None:
+    low, high = SEQUENTIAL(np.array(sorted((a, b)))) @ LUMINANCE
     assert low <= high + 1
 
 
@@ -58,6 +56,14 @@ def test_normalized_values_keep_their_place(a: float, b: float, share: float) ->
 def test_zero_is_the_middle_of_signed_values() -> None:
     assert normalize_signed(np.array([-2.0, 0.0, 1.0]), 2).tolist() == [0, 0.5, 0.75]
     assert normalize_signed(np.zeros(2), 0).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("lost", [np.nan, np.inf, -np.inf])
+@pytest.mark.filterwarnings("error")
+def test_a_scale_that_is_not_finite_shows_nothing(lost: float) -> None:
+    values = np.array([0.5, lost])
+    assert normalize(values, values.min(), values.max()).tolist() == [0, 0]
+    assert normalize_signed(values, abs(values).max()).tolist() == [0.5, 0.5]
 
 
 def test_opacity_mixes_picture_and_colours() -> None:

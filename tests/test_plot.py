@@ -66,7 +66,8 @@ def encode(lines: list[dict[str, Any]]) -> bytes:
 def by_kind(lines: list[dict[str, Any]]) -> tuple[list[Any], ...]:
     """The epochs, the watched steps and the last test among lines."""
     test = [x for x in lines if "test_images" in x]
-    epochs, watches = ([x for x in lines if key in x] for key in ("epoch", "watched_at"))
+    epochs = [{k: v for k, v in x.items() if v is not None} for x in lines if "epoch" in x]
+    watches = [x for x in lines if "watched_at" in x]
     return epochs, watches, test[-1:] or [{}]
 
 
@@ -94,6 +95,35 @@ def test_a_history_has_all_whole_lines(lines: list[dict[str, Any]], data: st.Dat
         for i, path in enumerate(table.layers):
             norms = [x["gradients"][f"{path}.weight"]["norm"] for x in watches]
             np.testing.assert_allclose(table.values[i], np.array(norms, np.float64), rtol=1e-12)
+
+
+COUNTS = st.integers(0, 9)
+WRITTEN = st.one_of(st.sampled_from((None, True, "7", [7], {}, 10**400, -1, 1e308)), st.floats())
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional=dict.fromkeys(("epoch", "step", "watched_at"), COUNTS)
+            | dict.fromkeys(("train_loss", "val_loss", "val_accuracy", "test_images"), WRITTEN)
+            | {"gradients": st.one_of(WRITTEN, st.dictionaries(st.just("a"), WRITTEN))},
+        ),
+        max_size=4,
+    )
+)
+def test_a_history_holds_numbers_whatever_program_wrote_the_metrics(
+    lines: list[dict[str, Any]],
+) -> None:
+    with TemporaryDirectory() as folder:
+        history = read_history(write_run(Path(folder), encode(lines)))
+    for row in (*history.epochs, history.test):
+        assert {*map(type, row.values())} <= {int, float}
+        assert all(float(x) == x or math.isnan(x) for x in row.values())
+    assert history.best_epoch is None or history.best_epoch in history.column("epoch")
+    if history.columns:
+        make_chart([history], PlotOptions(history.columns, history.watched))
 
 
 @settings(max_examples=20)

@@ -446,3 +446,15 @@ def test_features_in_python(tmp_path: Path) -> None:
     for wrong in ({"channels": [4]}, {"channels": [-1]}, {"steps": 0}, {"size": 20}, {"seed": -1}):
         with pytest.raises(NetError):
             net.visualize("w", **wrong)
+
+
+def test_weights_that_are_no_numbers_are_named(netdsl: Any, tmp_path: Path) -> None:
+    weight = np.ones((2, 3, 3, 3))
+    weight[0, 0, 0, 0] = np.inf
+    path = kept(tmp_path, **{"c.conv1.weight": weight})
+    code, _, err = netdsl("filters", str(path), "-o", "f.png")
+    assert (code, "1 of these weights are not finite" in err) == (0, True)
+    assert np.ptp(pixels(Path("f.png"))[2:20, 2:20]) == 0
+    code, _, err = netdsl("visualize", str(path), "c:0", "--steps", "2", "-o", "v.png")
+    assert code == 2
+    assert "is not a finite number" in err

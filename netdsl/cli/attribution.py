@@ -28,7 +28,7 @@ PictureOption = Annotated[
     typer.Option("-o", "--out", metavar="FILE", help="The picture: .png, or .npy for its values."),
 ]
 SizeOption = Annotated[
-    int, typer.Option(metavar="PIXELS", min=16, max=4096, help="Height of the photo in pixels.")
+    int, typer.Option(metavar="PIXELS", min=16, max=2048, help="Height of the photo in pixels.")
 ]
 MAX_COMPLETENESS_ERROR = 0.05
 
@@ -50,7 +50,7 @@ def saliency(
         typer.Option(
             metavar="PIXELS",
             min=1,
-            max=4096,
+            max=2048,
             help="Side of the squares over which the picture sums pixels; default: 1/64 of "
             "the height.",
         ),
@@ -169,7 +169,7 @@ def _check_output(out: Path, *inputs: Path) -> None:
     from netdsl.training.store.output_files import check_outputs
 
     check_outputs([out], inputs)
-    if out.suffix not in (_PICTURE_SUFFIX, _ARRAY_SUFFIX):
+    if out.suffix.lower() not in (_PICTURE_SUFFIX, _ARRAY_SUFFIX):
         help = "a picture is written as .png, its values as .npy"
         raise fail(f"{out} does not end in {_PICTURE_SUFFIX} or {_ARRAY_SUFFIX}", help=help)
 
@@ -182,7 +182,7 @@ def _write(out: Path, values: Array, render: Callable[[], Array]) -> None:
     from netdsl.data.pictures import write_picture
     from netdsl.file_io import write_atomically
 
-    if out.suffix == _ARRAY_SUFFIX:
+    if out.suffix.lower() == _ARRAY_SUFFIX:
         write_atomically(out, format_npy(values.astype(np.float32)))
     else:
         write_picture(out, render())

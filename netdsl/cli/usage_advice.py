@@ -58,10 +58,10 @@ def _advise_option(word: str, name: str, arguments: Sequence[str], commands: Com
     ours = find_advice(word_of_option, ["option"]) or ""
     if ours.partition(" ")[0] in known:
         return f"write `{ours}`"
-    if bare := _drop_option(option, word, arguments):
-        return f"a file is named without an option: write `netdsl {bare}`"
     if advice := find_advice(word_of_option, ["option without counterpart"]):
         return advice
+    if bare := _drop_option(option, word, arguments):
+        return f"a file is named without an option: write `netdsl {bare}`"
     key = SECTION_KEYS.find(option.lstrip("-"))
     if key is not None and "--set" in known:
         return f"write `--set {shlex.quote(f'{key}={_find_value(word, arguments)}')}`"

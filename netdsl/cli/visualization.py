@@ -63,6 +63,8 @@ def filters(
 
     Example: netdsl filters runs/cifar-1/best.safetensors -o filters.png
     """
+    import numpy as np
+
     from netdsl.backends import open_backend
     from netdsl.inference import Predictor
     from netdsl.insight.features.filters import (
@@ -90,6 +92,8 @@ def filters(
         what = f"{values.shape[0]} filters of {dims(values.shape[1:])}"
         limits = f"{values.min():.3g} to {values.max():.3g}"
         echo(f"{out}: `{found.path}`, {what}, {limits}{_describe_page(shown)}")
+    if lost := int((~np.isfinite(values)).sum()):
+        echo_stderr(f"{lost:,} of these weights are not finite: what is scaled by them is grey")
     return OK
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,14 +41,6 @@ SEQUENTIAL = ColorMap(
 )
 """For values from low to high: brightness grows evenly, also for colour-blind readers (Smith and
 van der Walt 2015)."""
-HEAT = ColorMap(
-    "inferno",
-    (
-        *("000004", "210c4a", "57106e", "8a226a", "bc3754"),
-        *("e45a31", "f98e09", "f9cb35", "fcffa4"),
-    ),
-)
-"""For heat over a photograph: black to light yellow (Smith and van der Walt 2015)."""
 DIVERGING = ColorMap(
     "RdBu",
     (
@@ -59,14 +52,17 @@ DIVERGING = ColorMap(
 
 
 def normalize(values: Array, low: float, high: float) -> Array:
-    """Values as positions from 0 (`low`) to 1 (`high`); 0 everywhere if both are the same."""
-    width = high - low
-    return np.clip((values - low) / width, 0, 1) if width > 0 else np.zeros(np.shape(values))
+    """Values as positions from 0 (`low`) to 1 (`high`); 0 everywhere if both are the same, or if
+    one is not finite."""
+    is_scale = low < high and math.isfinite(high - low)
+    return np.clip((values - low) / (high - low), 0, 1) if is_scale else np.zeros(np.shape(values))
 
 
 def normalize_signed(values: Array, largest: float) -> Array:
-    """Values as positions with 0 in the middle, from -`largest` to `largest`."""
-    return normalize(values, -largest, largest) if largest > 0 else np.full(np.shape(values), 0.5)
+    """Values as positions with 0 in the middle, from -`largest` to `largest`; all in the middle if
+    `largest` is 0 or not finite."""
+    is_scale = 0 < largest < math.inf
+    return normalize(values, -largest, largest) if is_scale else np.full(np.shape(values), 0.5)
 
 
 def blend(picture: Array, colors: Array, opacity: Array | float) -> Array:

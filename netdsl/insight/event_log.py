@@ -13,7 +13,7 @@ from netdsl.limits import MAX_FILE_BYTES
 from netdsl.optional_imports import import_optional
 from netdsl.training.metrics.table import METRIC_NAMES
 from netdsl.training.step.watch import WATCHABLE
-from netdsl.training.store.metrics_log import MetricsReader
+from netdsl.training.store.metrics_log import MetricsReader, is_number
 from netdsl.training.store.run_directory import RUN_FILES
 
 RECIPE_FILE, METRICS_FILE = RUN_FILES[:2]
@@ -115,9 +115,9 @@ def read_scalars(row: Mapping[str, Any], last_step: int) -> Iterator[Scalar]:
         if name in WATCHABLE and isinstance(value, dict):
             for path, moments in value.items():
                 for moment, number in moments.items():
-                    if _is_number(number):
+                    if is_number(number):
                         yield step, f"{name}_{moment}/{path}", float(number)
-        elif name not in _COUNTERS and _is_number(value):
+        elif name not in _COUNTERS and is_number(value):
             yield step, make_tag(name), float(value)
 
 
@@ -127,7 +127,3 @@ def make_tag(column: str) -> str:
         return f"run/{column}"
     part, _, metric = column.partition("_")
     return f"{metric}/{part}"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from netdsl.errors import fail
 from netdsl.insight.charts.label_placement import PointLabel, add_labels
 from netdsl.insight.charts.log_axis import set_log_scale
 from netdsl.insight.charts.points import QUANTITIES, AxisQuantity, ChartPoint
@@ -38,7 +39,7 @@ def plot_balls(
 ) -> Figure:
     """A figure of `points`: accuracy over the quantity `x`, balls with an area in proportion to
     the quantity `area`, a colour for each group. Points without one of them are left out.
-    `size` is in pixels. Raises NetError if matplotlib is missing."""
+    `size` is in pixels. Raises NetError if none is left, or if matplotlib is missing."""
     with figure_style():
         return _plot_balls(points, x, area, accuracy_label, size)
 
@@ -48,6 +49,8 @@ def _plot_balls(
 ) -> Figure:
     cost, quantity = QUANTITIES[x], QUANTITIES[area]
     drawn = [p for p in points if cost.read(p) and quantity.read(p)]
+    if not drawn:
+        raise fail(f"no net here has {cost.label} and {quantity.label} above 0")
     drawn.sort(key=lambda p: (-(quantity.read(p) or 0), p.name))  # small balls over large ones
     title = f"{accuracy_label} by {cost.label}, {len(drawn)} nets; area: {quantity.label}"
     figure = make_figure(*size, title)

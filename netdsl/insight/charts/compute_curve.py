@@ -17,6 +17,7 @@ from netdsl.insight.charts.points import (
 )
 from netdsl.insight.charts.training_compute import (
     PUBLISHED_COMPUTE,
+    PUBLISHED_TOP5,
     TERAFLOPS_DAY,
     training_operations,
 )
@@ -63,9 +64,9 @@ def run_curve(run: RunHistory, metric: str) -> ComputeCurve:
         batch = recipe.data.batch * recipe.accumulate
         total = 0
         for epoch in part.epochs:
-            total = training_operations(macs, int(epoch["step"]) * batch)
+            total = training_operations(macs, int(epoch.get("step", 0)) * batch)
             value = epoch.get(ACCURACY_COLUMNS[metric])
-            if isinstance(value, int | float):
+            if value is not None and total:
                 operations.append(spent + total)
                 accuracies.append(float(value))
         spent += total
@@ -165,7 +166,7 @@ def _plot_compute(
 
 
 def _plot_published(axes: Any) -> None:
-    axes.set_ylabel("teraflop/s-days to 79.1% top-5 (AlexNet's level)")
+    axes.set_ylabel(f"teraflop/s-days to {PUBLISHED_TOP5:.1%} top-5 (AlexNet's level)")
     axes.set_title("published: Hernandez, Brown 2020")
     years = [p.published.year + p.published.timetuple().tm_yday / 365 for p in PUBLISHED_COMPUTE]
     days = [p.operations / TERAFLOPS_DAY for p in PUBLISHED_COMPUTE]

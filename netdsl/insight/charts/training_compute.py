@@ -15,8 +15,8 @@ TERAFLOPS_DAY = 10**12 * SECONDS_PER_DAY
 """Operations of a teraflop/s-day: 10^12 operations a second for a day."""
 _PASSES = 3
 _OPERATIONS_PER_MAC = 2
-ALEXNET_TOP5 = 0.791
-"""The top-5 accuracy on ImageNet that Hernandez and Brown call AlexNet's level."""
+PUBLISHED_TOP5 = 0.791
+"""The top-5 accuracy on ImageNet that the published figures are for: AlexNet's level."""
 PUBLISHED_SOURCE = (
     'Hernandez, Brown 2020, "Measuring the Algorithmic Efficiency of Neural Networks" '
     "(arXiv:2005.04305); figures of its repository, openai/ai-and-efficiency"

@@ -123,9 +123,6 @@ class _Climber:
         seeds = [(settings.seed, int(c), k) for c in channels for k in range(count)]
         landscape = _ChannelLandscape(self._graph, self._run, wanted)
         start, end = ascend(landscape, self._form, seeds, settings, on_step)
-        if not np.isfinite(end).all():
-            message = f"the gradient of `{self._place}` is not a finite number"
-            raise fail(message, help="a possible cause is weights that are NaN or very large")
         before, _ = landscape.measure(start)
         after, peaks = landscape.measure(end)
         pictures: Array = np.round(end).astype(np.uint8)
@@ -139,7 +136,11 @@ class _Climber:
     def _run(self, inputs: dict[str, Array], pictures: Array) -> dict[str, Array]:
         given = {self._image: pictures.astype(np.float32), **inputs}
         out = self._executor.run(given)
-        return {k: self._executor.backend.download(v) for k, v in out.items()}
+        found = {k: self._executor.backend.download(v) for k, v in out.items()}
+        if not all(np.isfinite(found[k]).all() for k in (SCORE, GRADIENT)):
+            message = f"the gradient of `{self._place}` is not a finite number"
+            raise fail(message, help="weights that are NaN or very large can be why")
+        return found
 
 
 class _ChannelLandscape:

@@ -21,10 +21,10 @@ from netdsl.language.format import format_file
 from netdsl.language.override import override
 from netdsl.language.program import Program, build_program, reject_read
 from netdsl.language.upgrade import parse_any_format, read_heading
-from netdsl.limits import MAX_FILE_BYTES, MAX_SWEEP_RUNS
+from netdsl.limits import MAX_FILE_BYTES, MAX_METRICS_BYTES, MAX_SWEEP_RUNS
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe, stage_names
 from netdsl.training.step.watch import WATCHABLE
-from netdsl.training.store.metrics_log import read_metrics
+from netdsl.training.store.metrics_log import is_number, read_metrics, select_numbers
 from netdsl.training.store.progress import quality
 from netdsl.training.store.run_directory import RUN_FILES
 from netdsl.types import Array
@@ -63,15 +63,15 @@ class WatchTable:
 @dataclass(frozen=True)
 class RunHistory:
     """What a run has measured: a row for each finished epoch (the columns are those of
-    metrics.jsonl, None where a value is undefined), a row for each watched step, and the metrics of
-    the test set, if the run came to that. `stages` are the runs before it that its recipe comes
+    metrics.jsonl, without those that are undefined), a row for each watched step, and the metrics
+    of the test set, if the run came to that. `stages` are the runs before it that its recipe comes
     after, first to last. `facts` is None if its recipe.net is missing or invalid."""
 
     name: str
     directory: Path
-    epochs: tuple[Mapping[str, Any], ...]
+    epochs: tuple[Mapping[str, float], ...]
     watches: tuple[Mapping[str, Any], ...]
-    test: Mapping[str, Any]
+    test: Mapping[str, float]
     facts: RunFacts | None
     stages: tuple[RunHistory, ...] = ()
 
@@ -89,7 +89,7 @@ class RunHistory:
     def columns(self) -> tuple[str, ...]:
         """The columns with a number in some epoch, of the stages too."""
         rows = chain.from_iterable(part.epochs for part in self.parts)
-        names = dict.fromkeys(k for row in rows for k, v in row.items() if _is_number(v))
+        names = dict.fromkeys(k for row in rows for k in row)
         return tuple(name for name in names if name not in _COUNTERS)
 
     @cached_property
@@ -254,16 +254,19 @@ _NUMBER = re.compile(r"(\d{1,15}(?:\.\d{1,15})?(?:e-?\d{1,2})?)", re.ASCII)
 
 
 def _read_own_history(folder: Path, facts: RunFacts | None) -> RunHistory:
-    epochs: dict[int, Mapping[str, Any]] = {}
+    epochs: dict[int, Mapping[str, float]] = {}
     watches: dict[int, Mapping[str, Any]] = {}
-    test: Mapping[str, Any] = {}
-    for row in read_metrics(folder / METRICS_FILE):
+    test: Mapping[str, float] = {}
+    path = folder / METRICS_FILE
+    if path.exists() and path.stat().st_size > MAX_METRICS_BYTES:
+        raise fail(f"{path} has more than {MAX_METRICS_BYTES:,} bytes")
+    for row in read_metrics(path):
         if "watched_at" in row:
             watches[row["watched_at"]] = row
         elif "test_images" in row:
-            test = row
+            test = select_numbers(row)
         elif "epoch" in row:
-            epochs[row["epoch"]] = row
+            epochs[row["epoch"]] = select_numbers(row)
     in_order = tuple(epochs[k] for k in sorted(epochs)), tuple(watches[k] for k in sorted(watches))
     return RunHistory(folder.resolve().name, folder, *in_order, test, facts)
 
@@ -298,9 +301,5 @@ def _shorten(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _to_float(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+def _to_float(value: Any) -> float:
+    return float(value) if is_number(value) else math.nan

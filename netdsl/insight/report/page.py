@@ -78,12 +78,17 @@ def _read_template(name: str) -> str:
     return (files(__package__) / "templates" / name).read_text(_ENCODING)
 
 
+def import_jinja2() -> Any:
+    """Raises NetError if Jinja is not installed."""
+    help = "install it with `pip install 'netdsl[report]'`"
+    return import_optional("jinja2", "a report needs jinja2", help)
+
+
 @cache
 def _environment() -> Any:
     """Jinja's environment with autoescape; text is also rid of characters that hide or reorder
     others."""
-    need = "a report needs jinja2"
-    jinja2 = import_optional("jinja2", need, "install it with `pip install 'netdsl[report]'`")
+    jinja2 = import_jinja2()
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read_template),
         autoescape=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -124,20 +124,4 @@ def _read_run(history: RunHistory) -> RunRecord:
         )
     text = decode_text(read_regular_file(path, MAX_FILE_BYTES), str(path))
     program = build_program(parse_any_format(text, str(path)), reject_read)
-    return RunRecord(_keep_numbers(history), text, program, resolve_recipe(program))
-
-
-def _keep_numbers(history: RunHistory) -> RunHistory:
-    """A history without metrics that are no numbers, whatever program wrote them."""
-    return replace(
-        history,
-        epochs=tuple(map(_select_numbers, history.epochs)),
-        test=_select_numbers(history.test),
-        stages=tuple(map(_keep_numbers, history.stages)),
-    )
-
-
-def _select_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)
-    }
+    return RunRecord(history, text, program, resolve_recipe(program))

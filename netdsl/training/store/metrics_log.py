@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,22 @@ class MetricsReader:
                 values = _parse_line(line)
                 if values is not None:
                     yield values
+
+
+def select_numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a line that are numbers, whatever program wrote it: without those that are
+    undefined, and without integers that no float can hold."""
+    return {k: v for k, v in values.items() if is_number(v)}
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a line can be plotted. In Python, a truth value is an integer too."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < _MAX_FLOAT
+    return isinstance(value, float)
+
+
+_MAX_FLOAT = sys.float_info.max
 
 
 def last_epoch(path: Path) -> int:
