@@ -17,6 +17,7 @@ from netdsl.backends import open_backend
 from netdsl.data.samples import Samples
 from netdsl.errors import NetError
 from netdsl.inference import Predictor
+from netdsl.insight.color_scale import format_value, render_text
 from netdsl.insight.colormap import DIVERGING, SEQUENTIAL
 from netdsl.insight.features import visualization
 from netdsl.insight.features.ascent import AscentSettings
@@ -33,6 +34,7 @@ from netdsl.insight.image_grid import (
     MAX_ENLARGED_SIDE,
     fit_picture,
     make_grid,
+    make_sheet,
     scale_to_range,
     stack,
 )
@@ -221,6 +223,7 @@ def test_filters_that_are_computed_from_other_weights(netdsl: Any, tmp_path: Pat
         (("activations", "W", "none.png", "c", "-o", "f.png"), "there is no picture none.png"),
         (("activations", "W", "none.png", "cc", "-o", "f.png"), "did you mean `c`?"),
         (("activations", "W", "none.png", "head", "-o", "f.png"), "a vector, not feature maps"),
+        (("activations", "W", "none.png", "head", "-o", "f.png"), "IMAGE --at head` prints it"),
     ],
 )
 def test_what_cannot_be_drawn_is_told(
@@ -371,6 +374,32 @@ def test_dead_channels_are_named_and_left_out(netdsl: Any, tmp_path: Path) -> No
     assert code == 0
     (found,) = json.loads(out)["channels"][0]["pictures"]
     assert found["before"] == 0 < found["after"]
+
+
+def test_weights_that_are_not_finite_are_not_visualised(netdsl: Any, tmp_path: Path) -> None:
+    weights = np.zeros((2, 3, 3, 3))
+    weights[1, 0, 2, 1] = np.nan
+    words = ("visualize", str(kept(tmp_path, **{"c.conv1.weight": weights})), "-o", "f.png")
+    code, out, err = netdsl(*words, "c:0")
+    assert (code, out) == (2, "")
+    assert "the weights `c.conv1.weight` are not finite" in err
+
+
+def test_a_long_caption_widens_its_column_and_is_cut_at_twice_the_picture() -> None:
+    picture = np.zeros((4, 200, 3), np.uint8)
+    widths = [make_sheet([picture] * 2, ["short", "m" * n], 2).shape[1] // 2 for n in (1, 25, 99)]
+    assert widths[0] == 201
+    assert widths[0] < widths[1] < widths[2] == 401
+    dotted = render_text("m" * 99, 400)
+    assert (dotted == render_text("m" * 98, 400)).all()
+    assert (dotted[:, -4:] == 255).all()
+
+
+@given(st.floats(-999_999, 999_999))
+def test_values_below_a_million_have_no_exponent_unless_they_are_tiny(value: float) -> None:
+    text = format_value(value)
+    assert "e+" not in text
+    assert float(text) == pytest.approx(value, rel=5e-3)
 
 
 def test_features_of_digits_beat_the_digits(netdsl: Any, tmp_path: Path) -> None:

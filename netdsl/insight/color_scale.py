@@ -25,8 +25,8 @@ def render_scale(
     marks = [(0.0, high), (1.0, low)]
     if middle and bar_height >= 4 * FONT_SIZE:
         marks.insert(1, (0.5, (low + high) / 2))
-    labels = [(share, f"{value + 0.0:.3g}") for share, value in marks]  # no -0
-    width = _MARGIN + _BAR_WIDTH + _GAP + max(_measure(text) for _, text in labels)
+    labels = [(share, format_value(value)) for share, value in marks]
+    width = _MARGIN + _BAR_WIDTH + _GAP + max(measure_text(text) for _, text in labels)
     page = np.full((height, width, 3), _PAPER, np.uint8)
     ramp = colors(np.linspace(1, 0, bar_height))[:, None]
     page[bar_top : bar_top + bar_height, _MARGIN : _MARGIN + _BAR_WIDTH] = ramp
@@ -39,8 +39,19 @@ def render_scale(
     return np.asarray(picture)
 
 
+def format_value(value: float) -> str:
+    """A value with three significant digits, and all digits of its integer part below a million:
+    1653 instead of 1.65e+03."""
+    whole = 1000 <= abs(value) < 10**6
+    return f"{value:.0f}" if whole else f"{value + 0.0:.3g}"  # no -0
+
+
 def render_text(text: str, width: int) -> Array:
-    """A line of text on white, cut to `width` pixels: bytes [line height, width, 3]."""
+    """A line of text on white, bytes [line height, width, 3]; dots stand for what is too long."""
+    if measure_text(text) > width:
+        while text and measure_text(f"{text}...") > width:
+            text = text[:-1]
+        text = f"{text}..."
     page = np.full((FONT_SIZE + _GAP, width, 3), _PAPER, np.uint8)
     picture, pen = _open_pen(page)
     pen.text((0, FONT_SIZE // 2 + 1), text, fill=(_INK,) * 3, font=_font(), anchor="lm")
@@ -61,6 +72,6 @@ def _font() -> Any:
     return ImageFont.load_default(FONT_SIZE)
 
 
-def _measure(text: str) -> int:
+def measure_text(text: str) -> int:
     """The width of a text in pixels."""
     return int(np.ceil(_font().getlength(text)))

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from netdsl.insight.color_scale import FONT_SIZE, render_text
+from netdsl.insight.color_scale import FONT_SIZE, measure_text, render_text
 from netdsl.types import Array
 
 MAX_ENLARGED_SIDE = 64
@@ -16,6 +16,8 @@ _GAP, _BACKGROUND = 2, 255
 _LINE = FONT_SIZE + 4
 _CHARACTER = 8
 """At least the width of a digit in pixels."""
+_LEAST_CAPTION = 160
+"""Pixels to which a small picture is padded at least, if its caption is that long."""
 
 
 def scale_to_range(maps: Array) -> Array:
@@ -62,15 +64,19 @@ def fit_picture(picture: Array, side: int) -> Array:
     return np.asarray(resized).reshape(size[1], size[0], channels)
 
 
-def add_caption(picture: Array, text: str) -> Array:
-    """A picture in colour with a line of text below it."""
-    return stack((picture, render_text(text, picture.shape[1])), "down", gap=_GAP)
+def add_caption(picture: Array, text: str, width: int) -> Array:
+    """A picture in colour with a line of text of that width below it."""
+    return stack((picture, render_text(text, width)), "down", gap=_GAP)
 
 
 def make_sheet(pictures: Sequence[Array], captions: Sequence[str], columns: int | None) -> Array:
     """Pictures [H,W,C] of the same size with a caption below each, in rows, as square as possible
-    unless `columns` is given."""
-    tiles = np.stack([add_caption(p, c) for p, c in zip(pictures, captions, strict=True)])
+    unless `columns` is given. The columns are as wide as the captions, but at most twice as wide as
+    the pictures, or `_LEAST_CAPTION`."""
+    side = pictures[0].shape[1]
+    longest = max(map(measure_text, captions)) + _GAP
+    width = max(side, min(longest, max(2 * side, _LEAST_CAPTION)))
+    tiles = np.stack([add_caption(p, c, width) for p, c in zip(pictures, captions, strict=True)])
     return make_grid(tiles, columns, side=0)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from netdsl.errors import fail
 from netdsl.inference import Predictor
-from netdsl.insight.color_scale import render_scale, render_text
+from netdsl.insight.color_scale import format_value, render_scale, render_text
 from netdsl.insight.colormap import SEQUENTIAL, normalize
 from netdsl.insight.features.filters import ScaleKind
 from netdsl.insight.image_grid import fit_picture, make_sheet, stack
@@ -47,7 +47,8 @@ def compute_feature_maps(
     nodes = {place: network.find_node(place) for place in places}
     for place, node in nodes.items():
         if node.type.rank != 4:
-            raise fail(f"`{place}` gives {dims(node.type.shape[1:])}, a vector, not feature maps")
+            message = f"`{place}` gives {dims(node.type.shape[1:])}, a vector, not feature maps"
+            raise fail(message, help=f"`netdsl run WEIGHTS --input IMAGE --at {place}` prints it")
     outputs = {str(i): nodes[place].name for i, place in enumerate(places)}
     graph = Graph(network.graph.nodes, outputs, name=network.name)
     executor = Executor(
@@ -88,4 +89,4 @@ def _render_place(found: FeatureMaps, channels: Sequence[int], scale: ScaleKind)
 
 
 def _range(low: float, high: float) -> str:
-    return f"{low:.3g} to {high:.3g}"
+    return f"{format_value(low)} to {format_value(high)}"

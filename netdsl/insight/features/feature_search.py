@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from netdsl.errors import fail, suggest_name
 from netdsl.inference import Predictor
 from netdsl.insight.features.ascent import AscentSettings
@@ -47,15 +49,22 @@ class FeatureSearch:
         settings: AscentSettings,
         on_phase: OnPhase = ignore_phase,
     ) -> None:
-        """Raises NetError if there is no such place or channel, or if no learnt weights precede
-        it."""
+        """Raises NetError if there is no such place or channel, if no learnt weights precede it,
+        or if these are not finite."""
         self._trained, self._query, self._settings = trained, query, settings
         self._on_phase = on_phase
         network = trained.network(trained.recipe.settings(training=False, batch=1))
         node = network.find_node(query.place)
-        if not any(n.name in network.graph.backward_slice(node.name) for n in network.parameters):
+        before = network.graph.backward_slice(node.name)
+        weights = [n.name for n in network.parameters if n.name in before]
+        if not weights:
             message = f"`{query.place}` does not depend on any weights, so nothing is learned there"
             raise fail(message)
+        values = trained.state.snapshot()
+        broken = next((n for n in weights if not np.isfinite(values[n]).all()), None)
+        if broken is not None:
+            message = f"the weights `{broken}` are not finite: some are NaN or infinite"
+            raise fail(message, help="use a checkpoint from before the training diverged")
         self._count = node.type.shape[-1]
         self._classes = trained.classes if node.name == network.main_output.name else ()
         self._chosen = None if query.channels is None else self._read_channels(query.channels)
