@@ -208,7 +208,7 @@ def test_a_damaged_array_is_an_error_or_another_array(
 @pytest.mark.parametrize(
     ("header", "complaint"),
     [
-        ("(0, 9999999999999999999), ", "holds no values"),
+        ("(0, 9999999999999999999), ", "contains no values"),
         ("(" + "1, " * 40 + "), ", "has 40 axes"),
         ("(9999999999999999999, 9), ", "it is damaged"),
         ("(2, 2), ", "does not have the 4 bytes"),

@@ -1,4 +1,4 @@
-"""The options of `train` for what follows a run: `--plot` and `--tensorboard`."""
+"""The options of `train` for the recorders of a run: `--plot` and `--tensorboard`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class FollowOptions:
                 check_outputs([self.plot], read)
             import_matplotlib()
         if self.tensorboard and self.tensorboard_dir is not None:
-            raise fail("`--tensorboard` and `--tensorboard-dir` both say where event files go")
+            raise fail(
+                "`--tensorboard` and `--tensorboard-dir` both set the folder of the event files"
+            )
         if self.tensorboard or self.tensorboard_dir is not None:
             from netdsl.insight.event_log import check_unused, import_tensorboardx
 
@@ -53,7 +55,7 @@ class FollowOptions:
                 check_unused(self.tensorboard_dir)
 
     def make_recorders(self, run: Path, run_root: Path) -> dict[str, Recorder]:
-        """What follows the run in the directory `run`: all of `run_root`, or one of its stages."""
+        """The recorders of the run in directory `run`: all of `run_root`, or one of its stages."""
         recorders: dict[str, Recorder] = {}
         if self.plot is not None:
             from netdsl.insight.plots.live_plot import LivePlot

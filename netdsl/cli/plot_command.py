@@ -52,8 +52,8 @@ def plot(
 ) -> int:
     """Plot losses, accuracies and other metrics of one or several runs.
 
-    Runs of one recipe that differ only in their seeds become one line: their mean, with a band of
-    one standard deviation. Dots mark the best epochs.
+    Runs of one recipe that differ only in their seeds become one line:
+    their mean, with a band of one standard deviation. Dots mark the best epochs.
 
     Example: netdsl plot runs/cifar-1 runs/cifar-2 -o curves.svg
     """

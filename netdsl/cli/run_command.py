@@ -58,7 +58,7 @@ def run(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", metavar="FILE", help="Also write the values: .npy, or .npz for places."
+            "-o", "--out", metavar="FILE", help="Also write the values: .npy, or .npz for several."
         ),
     ] = None,
     blank: Annotated[
@@ -73,8 +73,8 @@ def run(
     full: Annotated[
         bool, typer.Option("--full", help="Print all values, however many there are.")
     ] = False,
-    settings: SetOption = None,
     device: DeviceOption = "auto",
+    settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Print the values at places of a net for an input. Pictures are prepared as in `predict`;

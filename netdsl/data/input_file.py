@@ -14,7 +14,7 @@ from netdsl.types import Array
 
 @dataclass(frozen=True)
 class InputFile:
-    """What a file holds: the path of a picture, or an array of one image or of several
+    """The content of a file: the path of a picture, or an array of one image or of several
     (`is_batch`); `blank_count` cells of a table were blank."""
 
     content: Path | Array
@@ -23,7 +23,7 @@ class InputFile:
 
 
 def read_input_file(path: Path, shape: tuple[int, ...], blank: float = 0.0) -> InputFile:
-    """What a file holds, for an input that takes one image of that shape: an array by the suffix
+    """The content of a file, for an input that takes an image of that shape: an array by the suffix
     `.npy`, a table by `.csv`, `.tsv` or `.txt` (its blank cells are `blank`), otherwise a picture,
     which is decoded later. Raises NetError if an array or a table cannot be read."""
     suffix = path.suffix.lower()

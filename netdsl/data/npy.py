@@ -74,7 +74,7 @@ def read_header(f: IO[bytes]) -> NpyHeader:
 
 
 def read_npy(path: Path) -> Array:
-    """The array in a file. Raises NetError if the file is damaged, holds anything but numbers, or
+    """The array in a file. Raises NetError if the file is damaged, is not numeric, or
     exceeds the memory limit."""
     with open_regular_file(path) as f:
         try:
@@ -82,13 +82,13 @@ def read_npy(path: Path) -> Array:
         except HeaderError as e:
             raise fail(f"{path} {e}", help=_SAVE_HELP) from None
         except (ValueError, TypeError) as e:
-            raise fail(f"{path} holds values of an unknown type: {e}", help=_SAVE_HELP) from None
+            raise fail(f"{path} contains values of an unknown type: {e}", help=_SAVE_HELP) from None
         if header.dtype.hasobject or header.dtype.kind not in "uibf":
             held = "Python objects, a pickle, which is never read"
             held = held if header.dtype.hasobject else str(header.dtype)
-            raise fail(f"{path} holds {held}, not numbers", help=_SAVE_HELP)
+            raise fail(f"{path} contains {held}, not numbers", help=_SAVE_HELP)
         if not header.size:
-            raise fail(f"{path} holds no values: its shape is {header.shape}", help=_SAVE_HELP)
+            raise fail(f"{path} contains no values: its shape is {header.shape}", help=_SAVE_HELP)
         if header.size > os.fstat(f.fileno()).st_size:
             raise fail(f"{path} claims to have {header.size:,} bytes of values; it is damaged")
         check_memory(str(path), header.size)

@@ -71,7 +71,7 @@ def make_label(item: Item, note: str = "", shape: str = "") -> Label:
 
 
 def find_baselines(label: Label) -> Iterator[float]:
-    """How far below the top of its box each line of text stands."""
+    """The distance of each line of text from the top of its box."""
     y = 2.0 if len(label.lines) == 1 else 3.0
     for line in label.lines:
         y += line.height
@@ -143,7 +143,7 @@ def measure_title(group: Group) -> float:
 
 
 def find_all_button(group: Group) -> float:
-    """How far from the left of its frame the button stands that shows all groups of a repeat."""
+    """The distance of the button that shows all groups of a repeat from the left of its frame."""
     text = measure_text(make_title(group), SMALL_FONT_SIZE, True)
     return BUTTON_SIZE + text + 3 * PADDING
 

@@ -103,7 +103,7 @@ def _label(item: Item, notes: Mapping[str, str]) -> Label:
 
 
 def _find_attached(group: Group, links: Sequence[Link]) -> dict[str, str]:
-    """The boxes that stick to the one above: elementwise ones that alone read it."""
+    """The boxes that are attached to the one above: elementwise ones that alone read it."""
     boxes = {c.key: c for c in group.children if isinstance(c, LayerBox)}
     readers = Counter(link.source for link in links)
     return {

@@ -14,7 +14,7 @@ _NAME_BASELINE, _FIGURES_BASELINE, _LEGEND_TOP = 22.0, 40.0, 50.0
 
 @dataclass(frozen=True)
 class Words:
-    """A line of text: where it begins, and where it stands, in pixels."""
+    """A line of text with its position in pixels."""
 
     text: str
     x: float
@@ -34,7 +34,7 @@ class Swatch:
 
 @dataclass(frozen=True)
 class Legend:
-    """What is coloured, and what the colours mean, beginning with the least."""
+    """The title of the colours, and the meaning of each, from the least."""
 
     title: str
     levels: tuple[str, ...]

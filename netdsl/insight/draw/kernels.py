@@ -1,4 +1,4 @@
-"""The tree of a net by the kernels of its plan: what is fused into one kernel is one group."""
+"""The tree of a net by the kernels of its plan: the layers of one kernel are one group."""
 
 from __future__ import annotations
 

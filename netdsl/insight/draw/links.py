@@ -72,7 +72,7 @@ def lift_edges(tree: NetTree) -> Mapping[str, tuple[Link, ...]]:
 
 
 Place = tuple[tuple[str, str], ...]
-"""The way from the root to a box: the key of each group, with that of the child that leads on."""
+"""The way from the root to a box: the key of each group, with that of its child on the way."""
 
 
 def _find_places(group: Group, above: Place) -> list[tuple[str, Place]]:

@@ -1,4 +1,4 @@
-"""What is drawn: the layers of a net as boxes, in nested groups by their paths."""
+"""The content of a drawing: the layers of a net as boxes, in nested groups by their paths."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class AscentSettings:
 
 
 class Landscape(Protocol):
-    """What is climbed."""
+    """The function that the ascent maximises."""
 
     def climb(self, pictures: Array) -> Array:
         """The gradient [N,H,W,C] at pictures of grey levels from 0 to 255, at the next step."""

@@ -179,7 +179,7 @@ _TAG = re.compile(r"<[^>]+>")
 _DOCUMENT_PARTS = re.compile(
     r"\s*<(?:title>.*?</title|metadata>.*?</metadata|style[ >].*?</style)>", re.DOTALL
 )
-"""What is about a whole document: its title and metadata, and a style for every element."""
+"""Elements for a whole document: its title and metadata, and a style for every element."""
 _FRAGMENT_STYLE = "max-width: 100%; height: auto; stroke-linejoin: round; stroke-linecap: butt"
 _OPACITIES = {INK: "", MUTED: "0.75", GRID: "0.2"}
 """Of the colours that become that of the text."""

@@ -1,4 +1,4 @@
-"""Redraws the plot of a run while it trains, as rarely as it must not to slow the training."""
+"""Redraws the plot of a run while it trains, rarely enough not to slow the training."""
 
 from __future__ import annotations
 
