@@ -197,7 +197,7 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
     },
     "parameter of arrays": {
         "images labels x y data x_train y_train images_path labels_path": (
-            "one file holds all arrays: `np.savez(FILE, images=..., labels=...)`, then "
+            "one file contains all arrays: `np.savez(FILE, images=..., labels=...)`, then "
             "`arrays(FILE)`"
         ),
     },

@@ -47,7 +47,7 @@ MAX_TRIAL_SIZE = 2**25
 MAX_TRIAL_WORK = 4 * 10**9
 """Multiply-accumulates, plus ten times the values, of all trials in a command."""
 MAX_EPOCHS = 100_000
-"""Epochs of a run: each of its checkpoints holds the metrics of every epoch."""
+"""Epochs of a run: each of its checkpoints contains the metrics of every epoch."""
 MAX_METRICS_BYTES = 2**27
 """Bytes of the metrics of a run that are plotted: ten times as much memory is taken for them."""
 MAX_SWEEP_RUNS = 10_000

@@ -1,4 +1,4 @@
-"""Pickles, which are never read: loading one runs code that it holds."""
+"""Pickles, which are never read: loading one runs code that it contains."""
 
 from __future__ import annotations
 

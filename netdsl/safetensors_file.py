@@ -39,7 +39,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a file says that it holds."""
+    """What a file says that it contains."""
 
     metadata: Mapping[str, str]
     entries: tuple[TensorEntry, ...]

@@ -53,7 +53,7 @@ def test_a_web_page_in_the_place_of_a_model_is_one(netdsl: Any, tmp_path: Path) 
         ('"data.yaml"', '`folder("DIR")` finds DIR/train/CLASS'),
         ('arrays("names.csv")', '`csv("names.csv")` reads a table'),
         ("imgs", '`folder("imgs")` reads the pictures'),
-        ('arrays(images="a.npy", labels="b.npy")', "one file holds all arrays"),
+        ('arrays(images="a.npy", labels="b.npy")', "one file contains all arrays"),
         ('arrays("same.npz")', "`3` is the only CLASS here"),
     ],
 )

@@ -29,7 +29,7 @@ _ENCODED_HELP = "`PIL.Image.open` reads an open file, or `io.BytesIO(...)` with 
 @dataclass(frozen=True)
 class Inputs:
     """Images as given: an array [N,...] of floats or bytes, or a list of pictures of any size.
-    `prepare` holds the preprocessing of pictures and the net's input shape."""
+    `prepare` contains the preprocessing of pictures and the net's input shape."""
 
     given: Array | Sequence[Any]
     are_floats: bool

@@ -28,7 +28,7 @@ _HELP = 'give (images, labels), or {"x_train": images, "y_train": labels, "x_tes
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """Name, shape and type of an array, and the file that holds it, if any."""
+    """Name, shape and type of an array, and the file that contains it, if any."""
 
     name: str
     shape: tuple[int, ...]
@@ -79,7 +79,7 @@ def check_images_and_labels(images: ArrayHeader, labels: ArrayHeader) -> None:
         raise fail(f"{labels}, not one integer per image", help=help)
     counts = images.shape[0], labels.shape[0]
     if counts[0] != counts[1]:
-        holder = f"{images.file} holds" if is_file else "there are"
+        holder = f"{images.file} contains" if is_file else "there are"
         raise fail(
             f"{holder} {counts[0]:,} {images.name} and {counts[1]:,} {labels.name}",
             help=advise_count(images.shape, labels.shape, images.name),

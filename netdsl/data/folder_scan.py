@@ -162,7 +162,7 @@ def is_unread(name: str) -> bool:
 
 
 def describe_unread_formats(folder: Path) -> str | None:
-    """What to do if a folder holds pictures only in formats that are not read."""
+    """What to do if a folder contains pictures only in formats that are not read."""
     suffixes = {path.suffix.upper() for path in list_files(folder) if is_unread(path.name)}
     if not suffixes:
         return None
@@ -171,7 +171,7 @@ def describe_unread_formats(folder: Path) -> str | None:
 
 
 def has_pictures(folder: Path) -> bool:
-    """Whether a folder or any of its subfolders holds pictures."""
+    """Whether a folder or any of its subfolders contains pictures."""
     return any(_FolderScan(folder.parent, folder.name, IgnoredFiles(folder), {}).find())
 
 

@@ -201,7 +201,7 @@ _ANNOTATED = ("images", "jpegimages")
 
 
 def _check_nested(base: Path, classes: Sequence[str]) -> None:
-    """Raises NetError if a class is divided into parts, or if every class holds the same folders
+    """Raises NetError if a class is divided into parts, or if every class contains the same folders
     and nothing else: those are then the real classes."""
     nested_names = [
         {match_part(name) or name: name for name in _find_nested_folders(base / c)} for c in classes

@@ -41,11 +41,11 @@ class PixelNormalization:
 
 @dataclass(frozen=True)
 class ImportedNet:
-    """A foreign net as layer calls, with its weights: `states` holds float32 arrays in netdsl's
+    """A foreign net as layer calls, with its weights: `states` contains float32 arrays in netdsl's
     layout by the keys of `graph.state_shapes`. `notes` say what was left out or assumed.
     `pixels` is what the model does with its pixels, if it takes bytes or normalises them itself.
-    `classes` are the names of the classes, where the file holds them.
-    `orders` holds the axes of each input, by its node, and of each output, in netdsl's order."""
+    `classes` are the names of the classes, where the file contains them.
+    `orders` contains the axes of each input, by its node, and of each output, in netdsl's order."""
 
     graph: LayerGraph
     states: Mapping[str, Array]

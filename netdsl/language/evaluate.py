@@ -441,7 +441,7 @@ def bind_params(
     budget: Budget,
 ) -> dict[str, Value]:
     """Returns the values of all parameters. A default may use the parameters before it, and what
-    `outer` holds."""
+    `outer` contains."""
     budget.spend_leaves(len(params), span)
     bound = signature.bind(arguments, span)
     given_names = {a.name for a in name_arguments(params, arguments)}

@@ -73,7 +73,7 @@ class NameScope:
     """Assigns names in one scope; siblings of the same name are always numbered from 1.
 
     `weight_path` is the path of the weights that all uses of a shared chain have in common;
-    `used_names` holds the names already taken in this scope."""
+    `used_names` contains the names already taken in this scope."""
 
     path: str
     weight_path: str

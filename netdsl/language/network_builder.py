@@ -37,7 +37,7 @@ def shrink_settings(divisor: int | None, shrink_images: bool = True) -> ShrinkSe
 @dataclass(frozen=True)
 class Settings:
     """How to elaborate a net. `prepare` converts the data (of type `input_dtype`) to the network's
-    input; its nodes become part of the graph. `frozen_globs` holds globs of states that training
+    input; its nodes become part of the graph. `frozen_globs` contains globs of states that training
     does not change. `shrink` requests a small version, `image_size` (height, width) images of
     another size than in the text."""
 

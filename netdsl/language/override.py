@@ -116,7 +116,7 @@ def override(
     parameter of a net; a bare name sets one of `net`, or of the file's first net, else a constant
     of the file. A setting for a named section takes precedence over one for all sections. `used`
     holds the nets of the files that `file` uses. An argument of an entry that no section has goes
-    to the default of that entry, which `section_keys` holds.
+    to the default of that entry, which `section_keys` contains.
     """
     names = {f"{i.kind}.{i.name}" for i in file.items if isinstance(i, s.Section) and i.name}
     parsed = [x if isinstance(x, Setting) else parse_setting(x) for x in settings]

@@ -58,7 +58,7 @@ class Site:
     """The context of one layer in a network: the builder, the paths of its states, training or not.
 
     `path` is the path of this use, `weight_path` that of the trainable values, which uses of a
-    shared chain have in common. They differ only under `shared`. `frozen_globs` holds globs of
+    shared chain have in common. They differ only under `shared`. `frozen_globs` contains globs of
     states that training does not change."""
 
     b: Builder

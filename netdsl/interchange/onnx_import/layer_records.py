@@ -54,7 +54,7 @@ _POSITIONAL = {
 
 @dataclass
 class LayerRecord:
-    """A layer call that may still change. `arguments` holds what differs from the defaults,
+    """A layer call that may still change. `arguments` contains what differs from the defaults,
     `weight_source` is what the weight was read from."""
 
     name: str

@@ -1,4 +1,4 @@
-"""The wire format of an ONNX file, read without building anything: what a file holds is known
+"""The wire format of an ONNX file, read without building anything: what a file contains is known
 before memory is taken for it."""
 
 from __future__ import annotations

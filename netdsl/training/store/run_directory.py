@@ -31,7 +31,7 @@ TEMPORARY_FILES = ".netdsl-*"
 def create_run_directory(path: str, out: Path | None) -> Path:
     """The directory for a new run, created immediately so that no other run takes it.
 
-    Raises NetError if the requested one already holds files of a run, or if one of its
+    Raises NetError if the requested one already contains files of a run, or if one of its
     subdirectories does, which may have the name of a stage.
     """
     if out is not None:
