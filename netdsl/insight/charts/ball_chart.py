@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from netdsl.errors import fail
 from netdsl.insight.charts.label_placement import PointLabel, add_labels
-from netdsl.insight.charts.log_axis import set_log_scale
 from netdsl.insight.charts.points import QUANTITIES, AxisQuantity, ChartPoint
+from netdsl.insight.plots.axes import set_log_ticks
 from netdsl.insight.plots.figure import (
     COLOURS,
     MUTED,
@@ -26,6 +26,8 @@ _LARGEST_BALL = 0.075
 """The radius of the largest ball, as a share of the figure's shorter side."""
 _LOG_RATIO = 20
 """The ratio of the largest to the smallest value from which an axis is logarithmic."""
+FEW_DECADES = 4.0
+"""Fewer decades than these have ticks between the powers of ten."""
 _LEGEND_POINTS = 9.5
 """The size of text in a legend."""
 
@@ -74,7 +76,8 @@ def _plot_balls(
     )
     axes.scatter(xs, ys, s=4, c=[colours[p.group] for p in drawn])
     if max(xs) > _LOG_RATIO * min(xs):
-        set_log_scale(axes.xaxis, min(xs), max(xs))
+        axes.set_xscale("log")
+        set_log_ticks(axes.xaxis, (min(xs), max(xs)), FEW_DECADES)
     axes.margins(0.09)
     _add_legends(figure, axes, colours, drawn, quantity, size)
     labels = [

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from netdsl.insight.charts.ball_chart import FEW_DECADES
 from netdsl.insight.charts.label_placement import PointLabel, add_labels
-from netdsl.insight.charts.log_axis import set_log_scale
 from netdsl.insight.charts.points import (
     ACCURACY_COLUMNS,
     IMAGENET_CLASSES,
@@ -21,6 +21,7 @@ from netdsl.insight.charts.training_compute import (
     TERAFLOPS_DAY,
     training_operations,
 )
+from netdsl.insight.plots.axes import set_log_ticks
 from netdsl.insight.plots.figure import COLOURS, MUTED, figure_style, make_figure
 from netdsl.insight.plots.history import RunHistory
 from netdsl.insight.published_accuracy import read_published_accuracies
@@ -145,7 +146,8 @@ def _plot_compute(
     _plot_published(left)
     spent = [n / TERAFLOPS_DAY for curve in curves for n in curve.operations]
     if spent:
-        set_log_scale(right.xaxis, min(spent), max(spent))
+        right.set_xscale("log")
+        set_log_ticks(right.xaxis, (min(spent), max(spent)), FEW_DECADES)
     right.set_xlabel("teraflop/s-days of training")
     right.set_ylabel(accuracy_label)
     right.set_title("accuracy by compute")
@@ -170,7 +172,8 @@ def _plot_published(axes: Any) -> None:
     axes.set_title("published: Hernandez, Brown 2020")
     years = [p.published.year + p.published.timetuple().tm_yday / 365 for p in PUBLISHED_COMPUTE]
     days = [p.operations / TERAFLOPS_DAY for p in PUBLISHED_COMPUTE]
-    set_log_scale(axes.yaxis, min(days), max(days))
+    axes.set_yscale("log")
+    set_log_ticks(axes.yaxis, (min(days), max(days)), FEW_DECADES)
     axes.plot(years, days, "o-", color=COLOURS[0])
     for published, year, value in zip(PUBLISHED_COMPUTE, years, days, strict=True):
         axes.annotate(published.net, (year, value), (5, 5), textcoords="offset points", fontsize=8)

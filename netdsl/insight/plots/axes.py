@@ -13,6 +13,7 @@ from netdsl.insight.plots.figure import INK, PIXELS_PER_INCH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 LABEL_SIZE = 8.5
 """Points of the names beside lines."""
@@ -32,16 +33,30 @@ def format_share(value: float) -> str:
 
 def set_scale(ax: Axes, is_log: bool, format_value: Callable[[float], str] = format_number) -> None:
     """Makes the vertical axis linear or logarithmic, with numbers as `format_value` writes them."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter
 
-    formatter = FuncFormatter(lambda value, _: format_value(value))
     if is_log:
         ax.set_yscale("log", nonpositive="mask")
-        low, high = ax.get_ylim()
-        is_short = low > 0 and math.log10(high / low) < _FEW_DECADES
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if is_short else (1.0,)))
-        ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.yaxis.set_major_formatter(formatter)
+        set_log_ticks(ax.yaxis, ax.get_ylim(), _FEW_DECADES, format_value)
+    else:
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(value)))
+
+
+def set_log_ticks(
+    axis: Axis,
+    limits: tuple[float, float],
+    few_decades: float,
+    format_value: Callable[[float], str] = format_number,
+) -> None:
+    """The ticks of a logarithmic axis: powers of ten, and if it has fewer decades than
+    `few_decades`, their double and fivefold."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = limits
+    is_short = low > 0 and math.log10(high / low) < few_decades
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if is_short else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format_value(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def shorten_label(text: str) -> str:
