@@ -31,8 +31,8 @@ NET = FileKind(
 )
 CHECKPOINT = FileKind(
     "a checkpoint",
-    "`netdsl predict`, `eval`, `filters`, `export` and `diff` read it, and a recipe can start from "
-    'it with `init = weights("{}")`',
+    "`netdsl predict`, `eval`, `summary`, `draw`, `filters` and `export` read it, and a recipe can "
+    'start from it with `init = weights("{}")`',
 )
 TENSORS = FileKind(
     "a file of weights without a net",
@@ -46,7 +46,7 @@ KERAS = FileKind(
 ARRAY = FileKind("a single array", "`np.savez(FILE, **arrays)` saves arrays by name")
 RUN = FileKind(
     "the folder of a run",
-    "`netdsl train --resume {}`, `eval`, `predict`, `filters` and `export` take it",
+    "`netdsl train --resume {}`, `eval`, `report`, `draw`, `filters` and `export` take it",
 )
 FOLDER = FileKind("a folder", "name a file in it")
 PICTURE = FileKind("a picture", "`netdsl predict WEIGHTS {}` prints its most likely classes")

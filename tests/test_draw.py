@@ -36,6 +36,8 @@ from netdsl.language.program import build_program, load_program
 from netdsl.passes.pass_manager import prepare_inference
 from netdsl.plan.fusion import NO_FUSION
 from netdsl.plan.plan import make_plan
+from netdsl.runtime.state import draw_initial_value
+from netdsl.training.store.checkpoint import Checkpoint, save
 from tests.conftest import ROOT
 from tests.drawings import check_drawing, check_edges, trees
 
@@ -218,6 +220,26 @@ def test_the_command_writes_every_format(netdsl: Any, tmp_path: Path) -> None:
     assert (code, found["net"], found["picture"]) == (0, "deep", "k.svg")
     assert "kernel 0: " in (tmp_path / "k.svg").read_text()
     assert netdsl("draw", "a.net", "-o", "t.svg", "--cost", "time", "--device", "reference")[0] == 0
+
+
+def test_a_checkpoint_is_drawn_and_summarised_as_its_net(netdsl: Any, tmp_path: Path) -> None:
+    """The net that the recipe trains, of several."""
+    text = "net first { input(8x8x1); fc(3) }\n" + REPEATS
+    text += 'data { source = arrays("none.npz") }\ntrain { net = deep }\n'
+    (tmp_path / "a.net").write_text(text)
+    net = load(text, "deep")
+    values = {n.name: draw_initial_value(n, 1) for n in net.graph.states}
+    run = tmp_path / "run"
+    run.mkdir()
+    save(run / "best.safetensors", Checkpoint(values, text, ("0",), {}, {}))
+    assert netdsl("draw", "a.net:deep", "-o", "a.svg")[0] == 0
+    for place in ("run", "run/best.safetensors"):
+        assert netdsl("draw", place, "-o", "b.svg")[0] == 0
+        assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+        assert netdsl("summary", place) == netdsl("summary", "a.net:deep")
+        code, _, err = netdsl("draw", place, "-o", "c.svg", "--set", "classes=3")
+        assert code == 2
+        assert "`--set` applies only to a .net file" in err
 
 
 @pytest.mark.parametrize(

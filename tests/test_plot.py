@@ -198,6 +198,14 @@ def test_runs_of_one_recipe_share_a_line(tmp_path: Path) -> None:
     assert (sweep.labels, sweep.title) == (("lr=0.1",), "loss, accuracy of lr=0.1")
 
 
+def test_a_sweep_over_seeds_alone_is_named_by_its_folder(tmp_path: Path) -> None:
+    row = {"epoch": 1, "step": 10, "train_loss": 1.0}
+    for seed in (1, 2):
+        recipe = RECIPE.format(name="section", seed=seed, epochs=3)
+        write_run(tmp_path / "sweep" / f"seed={seed}", encode([row]), recipe)
+    assert make_chart(read_histories([tmp_path / "sweep"]), PlotOptions()).labels == ("sweep",)
+
+
 @settings(max_examples=30)
 @given(st.lists(st.lists(st.floats(0.1, 10), min_size=1, max_size=4), min_size=2, max_size=4))
 def test_the_line_of_several_seeds_is_their_mean(losses: list[list[float]]) -> None:

@@ -41,6 +41,12 @@ app = typer.Typer(
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE[:NAME]", help="A .net file; `-` reads stdin.")
 ]
+NetArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE[:NET]|WEIGHTS", help="A .net file (`-` reads stdin), a checkpoint, or a run."
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as train.epochs=5."),

@@ -11,8 +11,8 @@ import typer
 from netdsl.cli.app import (
     OK,
     DeviceOption,
-    FileArgument,
     JsonOption,
+    NetArgument,
     SetOption,
     ShrinkOption,
     app,
@@ -20,7 +20,7 @@ from netdsl.cli.app import (
     print_json,
 )
 from netdsl.cli.compiler import BatchOption
-from netdsl.cli.file_arguments import load_program
+from netdsl.cli.file_arguments import load_net
 from netdsl.cli.progress import show_progress
 from netdsl.errors import fail, suggest_name
 from netdsl.file_io import split_file_and_name, write_atomically
@@ -38,7 +38,7 @@ _DEFAULT_SCALE = 2.0
 
 @app.command("draw")
 def draw_(
-    file: FileArgument,
+    file: NetArgument,
     out: Annotated[
         Path,
         typer.Option("-o", "--out", metavar="FILE", help="The drawing: .svg, .html, .png or .pdf."),
@@ -84,22 +84,20 @@ def draw_(
     """
     from netdsl.insight.draw.costs import CostKind
     from netdsl.insight.draw.drawing import DrawOptions, draw
-    from netdsl.language.elaborate import Settings, elaborate, shrink_settings
 
     _check_arguments(file, out, width)
     if cost is not None and cost not in get_args(CostKind):
         help = suggest_name(cost, get_args(CostKind), "one of")
         raise fail(f"there is no `--cost {cost}`", help=help)
-    path, name = split_file_and_name(file)
-    program = load_program(path, settings, name)
-    network = elaborate(program, name, Settings(shrink=shrink_settings(shrink)))
+    chosen = load_net(file, settings, shrink)
+    network = chosen.elaborate()
     tree, costs = None, None
     if kernels or cost == "time":
         from netdsl.insight.compile_target import CompileTarget, prepare_target
 
-        target = CompileTarget(name, False, batch, shrink=shrink_settings(shrink))
+        target = CompileTarget(chosen.name, False, batch, shrink=chosen.shrink)
         with show_progress("compiling"):
-            prepared = prepare_target(program, target)
+            prepared = prepare_target(chosen.program, target)
             tree = _make_kernel_tree(prepared, device) if kernels else None
             costs = _measure_time(prepared, device) if cost == "time" else None
     if cost is not None and cost != "time":

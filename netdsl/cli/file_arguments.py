@@ -6,15 +6,19 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from netdsl.errors import NetError, fail
+from netdsl.file_io import split_file_and_name
 from netdsl.limits import MAX_KNOWN_NAMES
 
 if TYPE_CHECKING:
+    from netdsl.language.elaborate import ShrinkSettings
+    from netdsl.language.network import Network
     from netdsl.language.program import Program
     from netdsl.language.syntax import File
 
@@ -44,6 +48,38 @@ def load_program(path: str, settings: list[str] | None = None, net: str | None =
     if not settings:
         return program
     return build_program(override(file, settings, net, program.net_table.used, SECTION_KEYS))
+
+
+@dataclass(frozen=True)
+class ChosenNet:
+    """One net of a program (by default the one that it elaborates without a name)."""
+
+    program: Program
+    name: str | None
+    shrink: ShrinkSettings | None
+
+    def elaborate(self) -> Network:
+        from netdsl.language.elaborate import Settings, elaborate
+
+        return elaborate(self.program, self.name, Settings(shrink=self.shrink))
+
+
+def load_net(place: str, settings: list[str] | None = None, shrink: int | None = None) -> ChosenNet:
+    """The net of that name in a file, or the one that a checkpoint or a run was trained with."""
+    from netdsl.file_kinds import CHECKPOINT, FOLDER, RUN, recognise
+    from netdsl.language.elaborate import shrink_settings
+    from netdsl.training.recipe.recipe import recipe_of_weights
+    from netdsl.training.store import checkpoint
+
+    path, name = split_file_and_name(place)
+    if recognise(Path(path)) not in (CHECKPOINT, RUN, FOLDER):
+        return ChosenNet(load_program(path, settings, name), name, shrink_settings(shrink))
+    if settings:
+        message = f"`--set` applies only to a .net file; {path} contains weights"
+        raise fail(message, help="leave it out")
+    program = checkpoint.load_best(Path(path)).program()
+    recipe = recipe_of_weights(program)
+    return ChosenNet(program, name or recipe.net, shrink_settings(shrink) or recipe.small)
 
 
 def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Program:

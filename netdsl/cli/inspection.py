@@ -24,7 +24,7 @@ from netdsl.cli.app import (
     print_warnings,
 )
 from netdsl.cli.display import show_summary, show_test_result
-from netdsl.cli.file_arguments import find_net_files, load_program, read_source
+from netdsl.cli.file_arguments import find_net_files, load_net, load_program, read_source
 from netdsl.errors import Diagnostic, NetError, fail, shorten
 from netdsl.file_io import split_file_and_name
 from netdsl.standard_streams import STANDARD_OUTPUT
@@ -216,7 +216,11 @@ def _run_tests(path: str, shrink: int | None, errors: list[NetError]) -> Iterato
 @app.command()
 def summary(
     file: Annotated[
-        str, typer.Argument(metavar="FILE[:NAME]", help="A .net file or a folder; `-` reads stdin.")
+        str,
+        typer.Argument(
+            metavar="FILE[:NAME]|WEIGHTS",
+            help="A .net file, a checkpoint, a run, or a folder of nets; `-` reads stdin.",
+        ),
     ],
     shrink: ShrinkOption = None,
     settings: SetOption = None,
@@ -227,16 +231,16 @@ def summary(
 
     Example: netdsl summary models/lenet.net:caffe_lenet
     """
+    from netdsl.file_kinds import RUN, recognise
     from netdsl.language.elaborate import Settings, shrink_settings
 
-    elaboration_settings = Settings(shrink=shrink_settings(shrink))
-    if Path(file).is_dir():
-        return _summarise_folder(Path(file), elaboration_settings, settings, as_json)
+    place = Path(file)
+    if place.is_dir() and recognise(place) != RUN:
+        elaboration_settings = Settings(shrink=shrink_settings(shrink))
+        return _summarise_folder(place, elaboration_settings, settings, as_json)
     from netdsl.insight.summary import summarise
-    from netdsl.language.elaborate import elaborate
 
-    path, name = split_file_and_name(file)
-    found = summarise(elaborate(load_program(path, settings, name), name, elaboration_settings))
+    found = summarise(load_net(file, settings, shrink).elaborate())
     if as_json:
         print_json(found.as_json())
     else:

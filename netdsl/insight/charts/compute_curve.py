@@ -160,6 +160,14 @@ def _plot_compute(
         )
     if target is not None:
         right.axhline(100 * target, color=MUTED, lw=0.8, ls="--")
+        right.annotate(
+            f"target {100 * target:.2f}%",
+            (0, 100 * target),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 3),
+            textcoords="offset points",
+            color=MUTED,
+        )
     ends = [
         PointLabel(c.name, c.operations[-1] / TERAFLOPS_DAY, 100 * c.accuracies[-1]) for c in curves
     ]

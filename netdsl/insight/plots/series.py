@@ -207,14 +207,21 @@ def group_runs(histories: Sequence[RunHistory], each: bool = False) -> tuple[Run
 
 
 def _label_group(members: Sequence[RunHistory]) -> str:
-    """The name of a run, or what the names of several have in common besides the seed."""
+    """The name of a run, or what the names of several have in common besides the seed: if that is
+    nothing, as in a sweep over seeds alone, the name of their recipe or of their folder."""
     if len(members) == 1:
         return members[0].name
     common = {_SEED.sub("", member.name).strip(",") for member in members}
-    if len(common) == 1 and (name := common.pop()):
+    name = common.pop() if len(common) == 1 else None
+    if name:
         return name.replace(",", ", ")
     facts = members[0].facts
-    return (facts and facts.recipe_name) or f"{members[0].name} to {members[-1].name}"
+    if facts is not None and facts.recipe_name:
+        return facts.recipe_name
+    folders = {member.directory.resolve().parent for member in members}
+    if name is not None and len(folders) == 1:
+        return folders.pop().name
+    return f"{members[0].name} to {members[-1].name}"
 
 
 _SEED = re.compile(r",?\bseed=\d+")
