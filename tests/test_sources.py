@@ -55,7 +55,7 @@ def test_cifar_batches_are_planes_of_colour(tmp_path: Path) -> None:
         (b"", "0 bytes"),
         (record(1, 0, 0, 0)[:-1], "3,072 bytes"),
         (record(1, 0, 0, 0) + b"x", "3,074 bytes"),
-        (record(1, 0, 0, 0) + record(10, 0, 0, 0), "gives image 1 the label 10 of 10"),
+        (record(1, 0, 0, 0) + record(10, 0, 0, 0), "gives image 1 the label 10"),
     ],
 )
 def test_wrong_cifar_batches_are_named(tmp_path: Path, content: bytes, complaint: str) -> None:

@@ -80,8 +80,13 @@ def chart(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch size of measurements.")] = 8,
     size: Annotated[
-        str, typer.Option(metavar="WxH", help="Width and height of the chart in pixels.")
-    ] = "1100x800",
+        str | None,
+        typer.Option(
+            metavar="WxH",
+            help="Width and height of the chart in pixels; default: 1100x800, or 1100x480 with "
+            "--compute.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
@@ -95,7 +100,7 @@ def chart(
     from netdsl.insight.plots.figure import check_format, import_matplotlib, parse_size
     from netdsl.training.store.output_files import check_outputs
 
-    pixels = parse_size(size)
+    pixels = parse_size(size or ("1100x480" if compute else "1100x800"))
     _check_word("--metric", metric, ("top1", "top5"))
     _check_word("--x", x, tuple(QUANTITIES))
     _check_word("--area", area, tuple(QUANTITIES))
@@ -106,9 +111,11 @@ def chart(
         return _chart_compute(places, out, metric, target, images, pixels, as_json)
     points = _collect_points(places, metric, source, {x, area}, batch, device)
     kept, dropped = _keep_comparable(points, classes)
-    from netdsl.insight.charts.ball_chart import plot_balls
+    from netdsl.insight.charts.ball_chart import has_ball, plot_balls
     from netdsl.insight.plots.figure import save_figure
 
+    without_ball = [p.name for p in kept if not has_ball(p, x, area)]
+    kept = [p for p in kept if has_ball(p, x, area)]
     label = _ACCURACY_LABELS[metric]
     save_figure(plot_balls(kept, x, area, label, pixels), out)
     if as_json:
@@ -119,6 +126,8 @@ def chart(
         if dropped:
             counts = ", ".join(f"{n} with {c}" for c, n in sorted(dropped.items()))
             echo_stderr(f"nets with other numbers of classes are left out: {counts} (`--classes`)")
+        if without_ball:
+            echo_stderr(f"nets without {x} or {area} are left out: {', '.join(without_ball)}")
     return OK
 
 
@@ -289,7 +298,7 @@ def _show_compute(curves: Sequence[ComputeCurve], target: float | None) -> None:
         counts = format_operations(curve.find_operations(wanted))
         rows.append((curve.name, f"{wanted:.2%}", *counts, "run" if curve.is_run else "recipe"))
     if rows:
-        headings = ("accuracy", "operations", "teraflop/s-days")
+        headings = ("accuracy reached", "operations", "teraflop/s-days")
         TextTable([Column("net"), *map(figures, headings), Column("from")], rows).show()
     echo("")
     level = f"{PUBLISHED_TOP5:.1%} top-5"

@@ -93,7 +93,7 @@ def filters(
         limits = f"{values.min():.3g} to {values.max():.3g}"
         echo(f"{out}: `{found.path}`, {what}, {limits}{_describe_page(shown)}")
     if lost := int((~np.isfinite(values)).sum()):
-        echo_stderr(f"{lost:,} of these weights are not finite: what is scaled by them is grey")
+        echo_stderr(f"weights that are not finite: {lost:,}; what is scaled by them is grey")
     return OK
 
 

@@ -32,16 +32,21 @@ _LEGEND_POINTS = 9.5
 """The size of text in a legend."""
 
 
+def has_ball(point: ChartPoint, x: str, area: str) -> bool:
+    """Whether a point has a place and a size: both quantities are known and above 0."""
+    return bool(QUANTITIES[x].read(point) and QUANTITIES[area].read(point))
+
+
 def plot_balls(
     points: Sequence[ChartPoint],
-    x: str = "macs",
-    area: str = "params",
-    accuracy_label: str = "top-1 accuracy (%)",
-    size: tuple[int, int] = (1100, 800),
+    x: str,
+    area: str,
+    accuracy_label: str,
+    size: tuple[int, int],
 ) -> Figure:
     """A figure of `points`: accuracy over the quantity `x`, balls with an area in proportion to
-    the quantity `area`, a colour for each group. Points without one of them are left out.
-    `size` is in pixels. Raises NetError if none is left, or if matplotlib is missing."""
+    the quantity `area`, a colour for each group. Points without a ball are left out. `size` is in
+    pixels. Raises NetError if none is left, or if matplotlib is missing."""
     with figure_style():
         return _plot_balls(points, x, area, accuracy_label, size)
 
@@ -50,9 +55,9 @@ def _plot_balls(
     points: Sequence[ChartPoint], x: str, area: str, accuracy_label: str, size: tuple[int, int]
 ) -> Figure:
     cost, quantity = QUANTITIES[x], QUANTITIES[area]
-    drawn = [p for p in points if cost.read(p) and quantity.read(p)]
+    drawn = [p for p in points if has_ball(p, x, area)]
     if not drawn:
-        raise fail(f"no net here has {cost.label} and {quantity.label} above 0")
+        raise fail(f"no net here has {x} and {area} above 0")
     drawn.sort(key=lambda p: (-(quantity.read(p) or 0), p.name))  # small balls over large ones
     title = f"{accuracy_label} by {cost.label}, {len(drawn)} nets; area: {quantity.label}"
     figure = make_figure(*size, title)

@@ -125,8 +125,8 @@ def common_target(curves: Sequence[ComputeCurve]) -> float | None:
 def plot_compute(
     curves: Sequence[ComputeCurve],
     target: float | None,
-    accuracy_label: str = "top-1 accuracy (%)",
-    size: tuple[int, int] = (1100, 480),
+    accuracy_label: str,
+    size: tuple[int, int],
 ) -> Figure:
     """A figure of two parts: the published compute to AlexNet's level by year, and beside it the
     accuracy of `curves` by compute, with a line at `target`. `size` is in pixels. Raises
