@@ -171,7 +171,7 @@ def test_a_terminal_shows_what_a_run_does(tmp_path: Path) -> None:
         assert process.wait(TIME_LIMIT) == 0
     os.close(terminal)
     text = written.decode()
-    assert re.search(r"[-\\|/] reading data", text)
+    assert re.search(r"[-\\|/] (reading data|initializing weights|compiling)", text)
     assert re.search(r"epoch 2/2  loss [\d.]+  accuracy [\d.]+%  val loss [^\r\n]* s\r\n", text)
     assert text.index("\x1b[?25l") < text.index("\x1b[?25h") < text.index("weights in run/best")
 
