@@ -66,7 +66,8 @@ def _show_on_terminal() -> Iterator[TerminalProgress]:
         transient=True,
         refresh_per_second=10,
         redirect_stdout=False,
-    ):
+    ) as live:
+        display.refresh = live.refresh
         yield display
 
 
@@ -80,6 +81,7 @@ class TerminalProgress:
         from netdsl.training.run.heartbeat import WorkTracker
 
         self.title = ""
+        self.refresh: Callable[[], None] = lambda: None
         self._console, self._tracker = console, WorkTracker()
         self._spinner = Spinner("line")  # of ASCII characters, which every terminal has
         columns = (
@@ -92,9 +94,12 @@ class TerminalProgress:
         self._task = self._bar.add_task("", total=None, status="")
 
     def on_phase(self, phase: Phase) -> None:
+        last = self._tracker.phase
         self._tracker.on_phase(phase)
         if phase.epoch:
             self._bar.update(self._task, status=phase.description)
+        if last is None or last.name != phase.name:
+            self.refresh()  # a phase that ends soon is seen too
 
     def on_step(self, report: StepReport) -> None:
         self._tracker.on_step(report)
