@@ -221,7 +221,8 @@ KINDS = {
     "m.safetensors": "a checkpoint",
 }  # fmt: skip
 TAKERS = {
-    ("summary", "FILE"): ("m.net", "run"),
+    ("summary", "FILE"): ("m.net", "m.safetensors", "run"),
+    ("draw", "FILE", "-o", "x.svg"): ("m.net", "m.safetensors", "run"),
     ("train", "FILE"): ("m.net",),
     ("fmt", "FILE"): ("m.net", "run"),
     ("diff", "FILE", "m.net"): ("m.net", "m.safetensors", "run"),
