@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from netdsl import cli
+from netdsl.cli.command_groups import GROUPS
 from tests.conftest import ROOT
 from tests.processes import NETDSL, TIME_LIMIT, run_process, start_process, wait_for
 
@@ -40,6 +41,16 @@ def test_help_fits_a_terminal() -> None:
         for paragraph in inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")[1:]:
             lines = paragraph.splitlines()
             assert len(lines) == 1 or max(map(len, lines)) < 79, (command.callback, paragraph)
+
+
+def test_help_lists_each_command_in_a_group_with_one_sentence() -> None:
+    names = [name for group in GROUPS.values() for name in group]
+    assert [c.name for c in cli.app.registered_commands] == names
+    for command in cli.app.registered_commands:
+        text = str(command.short_help)
+        assert text[0].isupper()
+        assert len(text) < 120, text
+        assert text.count("`") % 2 == text.count("(") - text.count(")") == 0, text
 
 
 def loaded(script: str, modules: tuple[str, ...]) -> list[str]:

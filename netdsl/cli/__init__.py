@@ -21,6 +21,9 @@ from netdsl.cli import (
     visualization,
 )
 from netdsl.cli.app import app, main
+from netdsl.cli.command_groups import group_commands
+
+group_commands()
 
 __all__ = [
     "app",
