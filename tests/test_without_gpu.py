@@ -111,13 +111,13 @@ ZOO = [
 @pytest.mark.parametrize("path", ZOO)
 def test_the_zoo_binds_plans_and_compiles(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each convolution has a plan by cuDNN, each other kernel a source that NVRTC takes."""
-    compiles(sources(path, monkeypatch), every=16)
+    compiles(sources(path, monkeypatch), COMPILED, every=16)
 
 
 @pytest.mark.slow
-def test_every_source_compiles_for_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    COMPILED.clear()
-    compiles(set().union(*(sources(path, monkeypatch) for path in MODELS)), every=1)
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_every_source_compiles_for_every_gpu(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiles(sources(path, monkeypatch), ASSEMBLED, every=1)
 
 
 def sources(path: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
@@ -137,22 +137,24 @@ def sources(path: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 COMPILED: set[str] = set()
+ASSEMBLED: set[str] = set()
+"""Sources that this process has checked, and those that it has assembled for each GPU."""
 GPUS = ("sm_90", "sm_80", "sm_100")
 PTX = "compute_90"
 """What a source is checked by; to assemble it takes longer than that."""
 
 
-def compiles(sources: set[str], every: int) -> None:
-    """What is new to this process: one of those that differ in numbers only becomes PTX, and of all
-    every so many become the machine code of each generation of GPUs."""
+def compiles(sources: set[str], known: set[str], every: int) -> None:
+    """What is not known to this process: one of those that differ in numbers only becomes PTX, and
+    one in `every` becomes the machine code of each generation of GPUs."""
     try:
         nvrtc.load_library()
     except NetError as e:
         pytest.skip(str(e))
-    new = sorted(sources - COMPILED)
-    done = {_without_numbers(source) for source in COMPILED}
+    new = sorted(sources - known)
+    done = {_without_numbers(source) for source in known}
     kinds = {_without_numbers(source): source for source in new}
-    COMPILED.update(new)
+    known.update(new)
     checked = [] if every == 1 else [source for kind, source in kinds.items() if kind not in done]
     jobs = [(PTX, checked), *((gpu, new[::every]) for gpu in GPUS)]
     for architecture, some in jobs:
@@ -233,7 +235,7 @@ def test_convolutions_of_few_channels_compile(low: str) -> None:
         found = direct_convolution.direct_launches(node, given, out, 132, e, beside if e else None)
         sources |= {launch.source for launch in found}
     assert len(sources) == 4
-    compiles(sources, every=1)
+    compiles(sources, ASSEMBLED, every=1)
 
 
 def test_batches_that_are_picked_compile() -> None:
@@ -247,7 +249,7 @@ def test_batches_that_are_picked_compile() -> None:
         picked = prepare(DeviceImages(images, images)[np.arange(3)])
         assert isinstance(picked, LazyBatch)
         sources.add(image_gather.gather_launch(picked, 0, 0, 0).source)
-    compiles(sources, every=1)
+    compiles(sources, ASSEMBLED, every=1)
 
 
 def test_a_net_gets_epilogues(monkeypatch: pytest.MonkeyPatch) -> None:
