@@ -73,5 +73,7 @@ MAX_FOLDED_VALUES = 10**7
 """Values of a constant that an ONNX graph computes, other than its weights."""
 MAX_WEIGHT_USES = 16
 """How often the weights of an ONNX graph are used, on average: each use gets a copy."""
+DEFAULT_ASCENT_STEPS, DEFAULT_ATTRIBUTION_STEPS = 256, 64
+"""Steps of feature visualisation, and of the path of integrated gradients."""
 MAX_DEFAULT_FEATURES = 16
 """How many channels are visualised if none are named."""

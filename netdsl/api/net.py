@@ -24,14 +24,13 @@ from netdsl.file_io import split_file_and_name
 from netdsl.foreign_names import NAMES_OF_NETS, missing_attribute
 from netdsl.inference import Predictor
 from netdsl.insight.attribution import (
-    DEFAULT_STEPS,
     GradCam,
     Saliency,
     compute_grad_cam,
     compute_saliency,
 )
 from netdsl.insight.compile_target import CompileTarget, build_unoptimized_graph, prepare_target
-from netdsl.insight.features.ascent import DEFAULT_ASCENT_STEPS, AscentSettings
+from netdsl.insight.features.ascent import AscentSettings
 from netdsl.insight.features.feature_search import FeatureQuery, FeatureSearch
 from netdsl.insight.features.visualization import Feature
 from netdsl.insight.summary import LayerRow, summarise
@@ -39,6 +38,7 @@ from netdsl.ir.export import to_networkx
 from netdsl.language.format import format_file
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, build_program, load_program, reject_read
+from netdsl.limits import DEFAULT_ASCENT_STEPS, DEFAULT_ATTRIBUTION_STEPS
 from netdsl.runtime.state import draw_initial_value
 from netdsl.training.checks import check_class_scores, has_scores
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
@@ -257,7 +257,7 @@ class Net:
         self,
         image: Any,
         class_name: str | int | None = None,
-        steps: int = DEFAULT_STEPS,
+        steps: int = DEFAULT_ATTRIBUTION_STEPS,
         baseline: float = 0.0,
     ) -> Saliency:
         """How much each value of a picture adds to the score of a class, by default the most likely
@@ -270,7 +270,7 @@ class Net:
     def grad_cam(
         self, image: Any, at: str | None = None, class_name: str | int | None = None
     ) -> GradCam:
-        """Where in a picture the maps of a place, by default the last one with maps, speak for a
+        """Where in a picture the maps of a place, by default the last one with maps, support a
         class, by default the most likely one: Grad-CAM, as `netdsl gradcam` draws it. Raises
         NetError as `saliency` does, and if the place has no maps."""
         picture, wanted = self._picture(image), _format_class(class_name)

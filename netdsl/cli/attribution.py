@@ -11,7 +11,7 @@ import typer
 from netdsl.cli.app import OK, DeviceOption, JsonOption, app, echo, echo_stderr, print_json
 from netdsl.cli.prediction import WeightsArgument
 from netdsl.cli.progress import show_progress
-from netdsl.errors import fail
+from netdsl.limits import DEFAULT_ATTRIBUTION_STEPS
 from netdsl.text_escaping import quote_name
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def saliency(
     class_name: ClassOption = None,
     steps: Annotated[
         int, typer.Option(min=1, max=100_000, help="Number of steps from baseline to image.")
-    ] = 64,
+    ] = DEFAULT_ATTRIBUTION_STEPS,
     baseline: Annotated[
         float, typer.Option(min=0, max=255, help="Grey level of the baseline.")
     ] = 0,
@@ -166,12 +166,11 @@ _PICTURE_SUFFIX, _ARRAY_SUFFIX = ".png", ".npy"
 
 
 def _check_output(out: Path, *inputs: Path) -> None:
-    from netdsl.training.store.output_files import check_outputs
+    from netdsl.training.store.output_files import check_format, check_outputs
 
     check_outputs([out], inputs)
-    if out.suffix.lower() not in (_PICTURE_SUFFIX, _ARRAY_SUFFIX):
-        help = "a picture is written as .png, its values as .npy"
-        raise fail(f"{out} does not end in {_PICTURE_SUFFIX} or {_ARRAY_SUFFIX}", help=help)
+    help = "a picture is written as .png, its values as .npy"
+    check_format(out, (_PICTURE_SUFFIX, _ARRAY_SUFFIX), help)
 
 
 def _write(out: Path, values: Array, render: Callable[[], Array]) -> None:

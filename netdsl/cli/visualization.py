@@ -22,7 +22,7 @@ from netdsl.cli.app import (
 from netdsl.cli.prediction import WeightsArgument
 from netdsl.cli.progress import show_progress
 from netdsl.errors import fail
-from netdsl.limits import MAX_DEFAULT_FEATURES
+from netdsl.limits import DEFAULT_ASCENT_STEPS, MAX_DEFAULT_FEATURES
 from netdsl.text_escaping import escape_line
 from netdsl.types import dims
 
@@ -213,7 +213,9 @@ def visualize(
         int | None,
         typer.Option(min=8, max=1024, help="Side of each picture on the sheet in pixels."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, max=100_000, help="Steps of gradient ascent.")] = 256,
+    steps: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Steps of gradient ascent.")
+    ] = DEFAULT_ASCENT_STEPS,
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="Seed of the noise and the transformations.")
     ] = 1,
@@ -284,11 +286,10 @@ def _describe_row(row: FeatureRow) -> str:
 
 
 def _check_output(out: Path, *inputs: Path) -> None:
-    from netdsl.training.store.output_files import check_outputs
+    from netdsl.training.store.output_files import check_format, check_outputs
 
     check_outputs([out], inputs)
-    if out.suffix.lower() != ".png":
-        raise fail(f"{out} does not end in .png")
+    check_format(out, (".png",))
 
 
 def _write_picture(out: Path, picture: Array) -> None:

@@ -16,6 +16,7 @@ from netdsl.ir.verifier import verify_graph
 from netdsl.ir.views import strip_views
 from netdsl.language.elaborate import Settings
 from netdsl.language.network import Network
+from netdsl.limits import DEFAULT_ATTRIBUTION_STEPS
 from netdsl.passes import pass_manager
 from netdsl.runtime.executor import Executor
 from netdsl.training.checks import check_class_scores
@@ -26,7 +27,6 @@ from netdsl.types import Array, Graph, Node, TensorType, dims
 
 CHOSEN = "chosen"
 SCORES, PROBABILITIES, VALUE, GRADIENT = "scores", "probabilities", "value", "gradient"
-DEFAULT_STEPS = 64
 _MAX_BATCH, _MAX_BATCH_BYTES = 16, 2**29
 """The most pictures that are computed together, and bytes of values that they may have."""
 
@@ -77,7 +77,7 @@ class Saliency:
 
 @dataclass(frozen=True)
 class GradCam:
-    """Where in a picture [H,W,C] maps of a place speak for a class: `heat` [h,w], 0 and above, in
+    """Where in a picture [H,W,C] maps of a place support a class: `heat` [h,w], 0 and above, in
     units of the score."""
 
     picture: Array
@@ -173,7 +173,7 @@ def compute_saliency(
     trained: Predictor,
     picture: Array,
     wanted: str | None = None,
-    steps: int = DEFAULT_STEPS,
+    steps: int = DEFAULT_ATTRIBUTION_STEPS,
     baseline: float = 0.0,
     on_step: Callable[[int], None] = lambda done: None,
 ) -> Saliency:

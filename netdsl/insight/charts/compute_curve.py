@@ -12,6 +12,7 @@ from netdsl.insight.charts.points import (
     ACCURACY_COLUMNS,
     IMAGENET_CLASSES,
     count_classes,
+    find_published_nets,
     no_accuracy_error,
     run_program,
 )
@@ -24,7 +25,6 @@ from netdsl.insight.charts.training_compute import (
 from netdsl.insight.plots.axes import set_log_ticks
 from netdsl.insight.plots.figure import COLOURS, MUTED, figure_style, make_figure
 from netdsl.insight.plots.history import RunHistory
-from netdsl.insight.published_accuracy import read_published_accuracies
 from netdsl.language.elaborate import elaborate
 from netdsl.language.program import Program
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe, stage_names
@@ -85,29 +85,17 @@ def _training_macs(program: Program, recipe: Recipe) -> int:
 def recipe_curves(program: Program, metric: str, images: int) -> Iterator[ComputeCurve]:
     """A point for each net of a file with 1,000 classes and a published accuracy: the first recipe
     that trains it; `images` is the size of the training set."""
-    nets: set[str] = set()
+    published = {found.net: found for found in find_published_nets(program, metric, None)}
     for section in program.sections("train"):
         recipe = resolve_recipe(program, section.name)
-        if recipe.net in nets:
+        found = published.pop(recipe.net, None)
+        if found is None:
             continue
-        nets.add(recipe.net)
-        accuracy = _find_published(program, recipe.net, metric)
         network = elaborate(program, recipe.net, recipe.settings(training=True))
-        if accuracy is not None and count_classes(network) == IMAGENET_CLASSES:
+        if count_classes(network) == IMAGENET_CLASSES:
             operations = _count_operations(program, section.name, images)
+            accuracy = found.accuracies[0].shares[metric]
             yield ComputeCurve(recipe.net, False, (operations,), (accuracy,))
-
-
-def _find_published(program: Program, net: str, metric: str) -> float | None:
-    """The first published accuracy of a net."""
-    found = (
-        accuracy.shares[metric]
-        for test in program.tests
-        if program.resolve_net_name(test.net, test.span) == net
-        for accuracy in read_published_accuracies(program, test)
-        if metric in accuracy.shares
-    )
-    return next(found, None)
 
 
 def _count_operations(program: Program, name: str | None, images: int) -> int:

@@ -10,9 +10,9 @@ import numpy as np
 
 from netdsl.insight.features.fourier_pictures import FourierPictures
 from netdsl.insight.features.resampling import Resampling, resample
+from netdsl.limits import DEFAULT_ASCENT_STEPS
 from netdsl.types import Array
 
-DEFAULT_ASCENT_STEPS = 256
 WHITE = 255.0
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 """Those of Kingma and Ba 2015; epsilon is relative to a picture's typical gradient, so that the

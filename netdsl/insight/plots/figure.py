@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from netdsl.errors import fail
 from netdsl.file_io import write_atomically
 from netdsl.optional_imports import import_optional
+from netdsl.training.store import output_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,9 +128,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def check_format(path: Path) -> None:
     """Raises NetError if a figure cannot be saved under a name like that of a path."""
-    if path.suffix.lower() not in FORMATS:
-        kinds = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise fail(f"{path} does not end in {kinds}", help="the suffix chooses the format")
+    output_files.check_format(path, FORMATS, "the suffix selects the format")
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -59,6 +59,14 @@ def check_suffix(out: Path, suffix: str, help: str) -> None:
         raise fail(f"{out} does not end in `{suffix}`{in_case}", help=help)
 
 
+def check_format(out: Path, suffixes: Sequence[str], help: str | None = None) -> None:
+    """Raises NetError if the suffix of a file to be written, in any case, is none of these."""
+    if out.suffix.lower() not in suffixes:
+        *others, last = suffixes
+        listed = f"{', '.join(others)} or {last}" if others else last
+        raise fail(f"{out} does not end in {listed}", help=help)
+
+
 def check_name(out: Path) -> None:
     """Raises NetError if a path has no name of a file, or only a suffix as its name."""
     if not out.name:
