@@ -18,6 +18,8 @@ from docs.tools.staging import ROOT, Stage, address
 WORK = ROOT / "build" / "site"
 """The staged pages, the builder's configuration, cache and result."""
 STYLE = Path(__file__).with_name("site.css")
+WORKER = Path(__file__).with_name("worker.js")
+FOREIGN_WORKER = "https://unpkg.com/iframe-worker/shim"
 _FORM = Path(__file__).with_name("zensical.toml")
 
 
@@ -53,9 +55,17 @@ def build_site(out: Path) -> str:
     )
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
+    _use_own_worker(WORK / "site")
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(WORK / "site", out)
     return done.stdout + done.stderr
+
+
+def _use_own_worker(site: Path) -> None:
+    """Replaces the one script that the builder's offline search takes from another host."""
+    for page in site.rglob("*.html"):
+        root = os.path.relpath(site, page.parent)
+        page.write_text(page.read_text().replace(FOREIGN_WORKER, f"{root}/{WORKER.name}"))
 
 
 def serve_site(host: str) -> None:
@@ -75,7 +85,8 @@ def stage_site() -> None:
     pages = WORK / "pages"
     pages.mkdir(parents=True, exist_ok=True)
     Stage(pages).add_all()
-    _write(pages / STYLE.name, STYLE.read_text())
+    for asset in (STYLE, WORKER):
+        _write(pages / asset.name, asset.read_text())
     form = _FORM.read_text()
     _write(WORK / "zensical.toml", form.replace("[project]\n", f"[project]\nnav = {_navigation()}\n", 1))
 

@@ -20,6 +20,9 @@ COPIED = {".svg", ".png", ".jpg", ".gif", ".html"}
 """Suffixes of the files that a browser shows by itself."""
 LANGUAGES = {".net": "net", ".py": "python", ".json": "json", ".toml": "toml", ".lark": "text"}
 """How the text of a file is highlighted; others are plain."""
+_WIDE_TABLE = re.compile(r"^(\|[^|\n]*){8,}$", re.MULTILINE)
+_NO_CONTENTS = "---\nhide:\n  - toc\n---\n\n"
+"""Gives wide tables and code the place of the page's table of contents."""
 
 
 def address(path: str) -> str:
@@ -76,6 +79,8 @@ class Stage:
         target = self.folder / address(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         text = replace_targets(text, lambda link: self._follow(path, link))
+        if _WIDE_TABLE.search(text) or not path.endswith(".md"):
+            text = _NO_CONTENTS + text
         if not target.exists() or target.read_text() != text:
             target.write_text(text)
 
