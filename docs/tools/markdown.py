@@ -1,4 +1,4 @@
-"""Links and headings of a Markdown page, as the pages of the repository and of the site need them."""
+"""Links and headings of a Markdown page: what the site rewrites and the tests check."""
 
 from __future__ import annotations
 

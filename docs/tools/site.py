@@ -11,12 +11,11 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from docs.tools.navigation import NAVIGATION
 from docs.tools.staging import ROOT, Stage, address
 
-WORK = ROOT / "build" / "site"
-"""The staged pages, the builder's configuration, cache and result."""
 STYLE = Path(__file__).with_name("site.css")
 WORKER = Path(__file__).with_name("worker.js")
 FOREIGN_WORKER = "https://unpkg.com/iframe-worker/shim"
@@ -44,20 +43,16 @@ def build_site(out: Path) -> str:
     an error."""
     if out.exists() and not (out / "404.html").exists() and any(out.iterdir()):
         raise SystemExit(f"{out} is a folder of something else: choose another with -o")
-    shutil.rmtree(WORK, ignore_errors=True)
-    stage_site()
-    done = subprocess.run(
-        [*_zensical("build"), "--strict", "--clean"],
-        cwd=WORK,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise SystemExit(done.stdout + done.stderr)
-    _use_own_worker(WORK / "site")
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(WORK / "site", out)
+    with TemporaryDirectory() as folder:
+        work = Path(folder)
+        stage_site(work)
+        command = [*_zensical("build"), "--strict", "--clean"]
+        done = subprocess.run(command, cwd=work, env=_environment(), capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stdout + done.stderr)
+        _use_own_worker(work / "site")
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(work / "site", out)
     return done.stdout + done.stderr
 
 
@@ -70,25 +65,29 @@ def _use_own_worker(site: Path) -> None:
 
 def serve_site(host: str) -> None:
     """Serves the site until interrupted, and stages again what changes."""
-    stage_site()
-    server = subprocess.Popen([*_zensical("serve"), "-a", host], cwd=WORK, env=_environment())
-    try:
-        while server.poll() is None:
-            time.sleep(1)
-            stage_site()
-    except KeyboardInterrupt:
-        server.terminate()
+    with TemporaryDirectory() as folder:
+        work = Path(folder)
+        stage_site(work)
+        server = subprocess.Popen([*_zensical("serve"), "-a", host], cwd=work, env=_environment())
+        try:
+            while server.poll() is None:
+                time.sleep(1)
+                stage_site(work)
+        except KeyboardInterrupt:
+            server.terminate()
+            server.wait()
 
 
-def stage_site() -> None:
+def stage_site(work: Path) -> None:
     """Lays out the pages and the configuration. Files that stay the same keep their time."""
-    pages = WORK / "pages"
+    pages = work / "pages"
     pages.mkdir(parents=True, exist_ok=True)
     Stage(pages).add_all()
     for asset in (STYLE, WORKER):
         _write(pages / asset.name, asset.read_text())
     form = _FORM.read_text()
-    _write(WORK / "zensical.toml", form.replace("[project]\n", f"[project]\nnav = {_navigation()}\n", 1))
+    nav = f"[project]\nnav = {_navigation()}\n"
+    _write(work / "zensical.toml", form.replace("[project]\n", nav, 1))
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from docs.tools.markdown import PageLink, find_links, replace_targets
+from docs.tools.markdown import PageLink, find_links, mask_code, replace_targets
 from docs.tools.navigation import NAVIGATION
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +21,7 @@ COPIED = {".svg", ".png", ".jpg", ".gif", ".html"}
 LANGUAGES = {".net": "net", ".py": "python", ".json": "json", ".toml": "toml", ".lark": "text"}
 """How the text of a file is highlighted; others are plain."""
 _WIDE_TABLE = re.compile(r"^(\|[^|\n]*){8,}$", re.MULTILINE)
+_ITEM = re.compile(r" {0,3}(?:[-*]|\d+\.) ")
 _NO_CONTENTS = "---\nhide:\n  - toc\n---\n\n"
 """Gives wide tables and code the place of the page's table of contents."""
 
@@ -55,7 +56,7 @@ class Stage:
             self.add(net.relative_to(ROOT).as_posix())
 
     def add(self, path: str) -> None:
-        """One file or folder of the repository, and what it links to; a second time does nothing."""
+        """One file or folder of the repository, once, and what it links to."""
         if path in self._staged:
             return
         self._staged.add(path)
@@ -71,7 +72,8 @@ class Stage:
         elif source.suffix in COPIED:
             target = self.folder / address(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+                shutil.copyfile(source, target)
         else:
             self._write(path, self._text_page(path))
 
@@ -130,8 +132,13 @@ def _adapt(text: str) -> str:
 
 
 def _adapt_lines(text: str) -> Iterator[str]:
-    """Hosts want `\\|` for a bar of code in a table; Python's Markdown shows the backslash."""
-    for line in text.splitlines(keepends=True):
+    """Hosts want `\\|` in code of a table; Python's Markdown shows the backslash. It also needs
+    an empty line between a paragraph and a list."""
+    first, before = "", ""  # the lines of the paragraph: its first, the one before
+    for line, masked in zip(text.splitlines(True), mask_code(text).splitlines(True), strict=True):
         if line.startswith("|"):
             line = re.sub(r"`[^`]+`", lambda m: m[0].replace(r"\|", "|"), line)
-        yield line
+        starts_list = _ITEM.match(masked) and before.strip() and not _ITEM.match(first)
+        yield "\n" + line if starts_list else line
+        first = line if starts_list or not before.strip() else first
+        before = line
