@@ -26,6 +26,7 @@ NAVIGATION = (
         ),
     ),
     Section("Reference", ("docs/reference.md", "grammar/README.md")),
+    Section("Lecture", ("docs/lecture.md",)),
     Section("Models", ("models/README.md",)),
     Section("Gallery", ("docs/gallery/README.md",)),
     Section(

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from docs.tools.navigation import NAVIGATION
-from docs.tools.staging import ROOT, Stage, address
+from docs.tools.staging import ROOT, Stage, address, write_if_new
 
 STYLE = Path(__file__).with_name("site.css")
 WORKER = Path(__file__).with_name("worker.js")
@@ -79,22 +79,17 @@ def serve_site(host: str) -> None:
 
 
 def stage_site(work: Path, searches_folder: bool) -> None:
-    """Lays out the pages and the configuration. Files that stay the same keep their time. Without a
-    server, the search needs the builder's plugin `offline`, whose script `build_site` replaces."""
+    """Lays out the pages and the configuration. Without a server, the search needs the builder's
+    plugin `offline`, whose script `build_site` replaces."""
     pages = work / "pages"
     pages.mkdir(parents=True, exist_ok=True)
     Stage(pages).add_all()
     for asset in (STYLE, WORKER):
-        _write(pages / asset.name, asset.read_text())
+        write_if_new(pages / asset.name, asset.read_text())
     nav = f"[project]\nnav = {_navigation()}\n"
     form = _FORM.read_text().replace("[project]\n", nav, 1)
     offline = f"\n[project.plugins.offline]\nenabled = {json.dumps(searches_folder)}\n"
-    _write(work / "zensical.toml", form + offline)
-
-
-def _write(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
+    write_if_new(work / "zensical.toml", form + offline)
 
 
 def _navigation() -> str:

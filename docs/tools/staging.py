@@ -12,8 +12,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from docs.tools.markdown import PageLink, find_links, mask_code, replace_targets
+from docs.tools.markdown import PageLink, mask_code, replace_targets, slug
 from docs.tools.navigation import NAVIGATION
+from docs.tools.net_drawings import draw_first_net
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = {".svg", ".png", ".jpg", ".gif", ".html"}
@@ -39,13 +40,18 @@ def address(path: str) -> str:
     return posixpath.join(folder, name).removeprefix("docs/")
 
 
+def write_if_new(path: Path, text: str) -> None:
+    """A file that stays the same keeps its time, so that a server does not build it again."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
 class Stage:
     """Lays out the pages in a folder, and whatever they link to."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._staged: set[str] = set()
-        self._pictures = _gallery_pictures()
 
     def add_all(self) -> None:
         """The pages of the navigation and the models."""
@@ -70,21 +76,23 @@ class Stage:
         elif source.suffix == ".md":
             self._write(path, _adapt(source.read_text()))
         elif source.suffix in COPIED:
-            target = self.folder / address(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = self._make_folder(path)
             if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
                 shutil.copyfile(source, target)
         else:
-            self._write(path, self._text_page(path))
+            target = self._make_folder(path)
+            write_if_new(target, _NO_CONTENTS + self._text_page(path))
 
-    def _write(self, path: str, text: str) -> None:
+    def _make_folder(self, path: str) -> Path:
         target = self.folder / address(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def _write(self, path: str, text: str) -> None:
         text = replace_targets(text, lambda link: self._follow(path, link))
-        if _WIDE_TABLE.search(text) or not path.endswith(".md"):
+        if _WIDE_TABLE.search(text):
             text = _NO_CONTENTS + text
-        if not target.exists() or target.read_text() != text:
-            target.write_text(text)
+        write_if_new(self._make_folder(path), text)
 
     def _follow(self, page: str, link: PageLink) -> str:
         """The target of a link on the site, after that is staged too."""
@@ -104,25 +112,24 @@ class Stage:
         return f"# {path}\n\n" + "".join(f"- [{name}]({name})\n" for name in names)
 
     def _text_page(self, path: str) -> str:
-        """A text file as a page; a net with the picture of that name from the gallery."""
+        """A text file as a page; a net with its graph."""
         file = ROOT / path
-        parts = [f"# {file.name}"]
-        if file.suffix == ".net":
-            up = os.path.relpath(ROOT / "models", file.parent)
-            parts.append(f"`{path}`, one of the [models]({up}/README.md).")
         text = file.read_text().rstrip("\n")
         fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
-        parts.append(f"{fence}{LANGUAGES.get(file.suffix, 'text')}\n{text}\n{fence}")
-        if file.suffix == ".net" and (picture := self._pictures.get(file.stem)):
-            target = os.path.relpath(ROOT / "docs" / "gallery" / picture.target, file.parent)
-            parts.append(f"![{picture.alt}]({target})")
-        return "\n\n".join(parts) + "\n"
-
-
-def _gallery_pictures() -> dict[str, PageLink]:
-    """The pictures of the gallery by the stem of their name."""
-    links = find_links((ROOT / "docs" / "gallery" / "README.md").read_text())
-    return {posixpath.splitext(link.target)[0]: link for link in links if link.is_image}
+        code = f"{fence}{LANGUAGES.get(file.suffix, 'text')}\n{text}\n{fence}"
+        if file.suffix != ".net":
+            return f"# {file.name}\n\n{code}\n"
+        up = os.path.relpath(ROOT / "models", file.parent)
+        origin = f"`{path}`, one of the [models]({up}/index.md)."
+        drawing = draw_first_net(file)
+        if drawing is None:
+            return f"# {file.name}\n\n{origin}\n\n{code}\n"
+        picture = self._make_folder(path).with_suffix(".svg")
+        write_if_new(picture, drawing.svg)
+        image = f'<img src="{picture.name}" alt="Layers of the net {drawing.net} and their links">'
+        graph = f"## Graph of `{drawing.net}`\n\n{image}"
+        see = f"See its [graph](#{slug(f'Graph of {drawing.net}')})."
+        return f"# {file.name}\n\n{origin} {see}\n\n{code}\n\n{graph}\n"
 
 
 def _adapt(text: str) -> str:
