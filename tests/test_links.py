@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from docs.tools.markdown import PageLink, find_anchors, find_headings, find_links, mask_code, slug
+from docs.tools.markdown import (
+    PageLink,
+    find_anchors,
+    find_headings,
+    find_links,
+    link_pictures,
+    mask_code,
+    slug,
+)
 from tests.conftest import ROOT
 
 
@@ -96,6 +104,14 @@ def test_links_are_found() -> None:
         "text",
     ]
     assert all(PAGE[link.start : link.end] == link.target for link in found)
+
+
+def test_pictures_become_links() -> None:
+    text = "![a\n`b`](c.svg) and [![d](e.svg)](f.md), `![g](h.svg)`"
+    linked = "[![a\n`b`](c.svg)](c.svg) and [![d](e.svg)](f.md), `![g](h.svg)`"
+    assert link_pictures(text) == linked
+    assert link_pictures(linked) == linked
+    assert [link.target for link in find_links(linked)] == ["c.svg", "c.svg", "e.svg", "f.md"]
 
 
 def test_headings_are_found() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from docs.tools.navigation import NAVIGATION
 from docs.tools.site import build_site
-from docs.tools.staging import address
+from docs.tools.staging import adapt_page, address
 from tests.conftest import ROOT
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -178,3 +178,30 @@ def test_what_is_wrong_with_a_site_is_found() -> None:
             "Markdown: a\\|b",
         ],
     }
+
+
+def test_pages_are_adapted_to_the_builder() -> None:
+    text = "a\n- b\n  c\n- d\n\n```\ne\n- f\n```\n\n| `g\\|h` | i\\|j |\n<details>\n"
+    adapted = adapt_page(text)
+    assert adapted == (
+        'a\n\n- b\n  c\n- d\n\n```\ne\n- f\n```\n\n| `g|h` | i\\|j |\n<details markdown="1">\n'
+    )
+    assert adapt_page(adapted) == adapted
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("README.md", "index.md"),
+        ("docs/training.md", "training.md"),
+        ("docs/gallery/README.md", "gallery/index.md"),
+        ("docs/gallery/lenet.svg", "gallery/lenet.svg"),
+        ("models", "models/index.md"),
+        ("models/lecture/depth.net", "models/lecture/depth.net.md"),
+        ("benchmarks/results", "benchmarks/results/index.md"),
+        ("LICENSE", "LICENSE.md"),
+        ("", "index.md"),
+    ],
+)
+def test_every_file_has_an_address(path: str, expected: str) -> None:
+    assert address(path) == expected

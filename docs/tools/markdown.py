@@ -11,6 +11,7 @@ _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _LABEL = r"(?:[^\[\]]|\[[^\[\]]*\](?:\([^()]*\))?)*"
 _INLINE = re.compile(rf"(!?)\[(?=({_LABEL})\]\()\2\]\((<?)([^()\s<>]+)", re.DOTALL)
+_PICTURE = re.compile(rf"(?<!\[)!\[(?:{_LABEL})\]\(([^()\s<>]+)\)", re.DOTALL)
 _DEFINITION = re.compile(r"^ {0,3}(\[(?!\^)[^\]\n]+\]: +)(\S+)", re.MULTILINE)
 _ATTRIBUTE = re.compile(r"<(\w+)\b[^<>]*?\b(?:src|href)=\"([^\"]+)\"[^<>]*>", re.DOTALL)
 _ALT = re.compile(r"\balt=\"([^\"]+)\"")
@@ -68,6 +69,15 @@ def replace_targets(text: str, replace: Callable[[PageLink], str]) -> str:
     for link in find_links(text):
         parts += [text[end : link.start], replace(link)]
         end = link.end
+    return "".join([*parts, text[end:]])
+
+
+def link_pictures(text: str) -> str:
+    """The page with each picture as a link to its file, which a reader can enlarge."""
+    parts, end = [], 0
+    for m in _PICTURE.finditer(mask_code(text)):
+        parts += [text[end : m.start()], f"[{text[m.start() : m.end()]}]({m[1]})"]
+        end = m.end()
     return "".join([*parts, text[end:]])
 
 

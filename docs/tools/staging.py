@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from docs.tools.markdown import PageLink, mask_code, replace_targets, slug
+from docs.tools.markdown import PageLink, link_pictures, mask_code, replace_targets, slug
 from docs.tools.navigation import NAVIGATION
 from docs.tools.net_drawings import draw_first_net
 
@@ -74,7 +74,7 @@ class Stage:
             else:
                 self._write(readme, self._folder_page(path))
         elif source.suffix == ".md":
-            self._write(path, _adapt(source.read_text()))
+            self._write(path, adapt_page(source.read_text()))
         elif source.suffix in COPIED:
             target = self._make_folder(path)
             if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
@@ -89,7 +89,7 @@ class Stage:
         return target
 
     def _write(self, path: str, text: str) -> None:
-        text = replace_targets(text, lambda link: self._follow(path, link))
+        text = replace_targets(link_pictures(text), lambda link: self._follow(path, link))
         if _WIDE_TABLE.search(text):
             text = _NO_CONTENTS + text
         write_if_new(self._make_folder(path), text)
@@ -126,15 +126,20 @@ class Stage:
             return f"# {file.name}\n\n{origin}\n\n{code}\n"
         picture = self._make_folder(path).with_suffix(".svg")
         write_if_new(picture, drawing.svg)
-        image = f'<img src="{picture.name}" alt="Layers of the net {drawing.net} and their links">'
-        graph = f"## Graph of `{drawing.net}`\n\n{image}"
+        image = f"![Layers of the net {drawing.net} and their links]({picture.name})"
+        graph = f"## Graph of `{drawing.net}`\n\n{link_pictures(image)}"
         see = f"See its [graph](#{slug(f'Graph of {drawing.net}')})."
         return f"# {file.name}\n\n{origin} {see}\n\n{code}\n\n{graph}\n"
 
 
-def _adapt(text: str) -> str:
+def adapt_page(text: str) -> str:
     """A page as Python's Markdown wants it, where that differs from repository hosts."""
-    text = re.sub(r"^<(details|div)(?=[ >])", r'<\1 markdown="1"', text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^<(details|div)(?=[ >])(?![^>]*\bmarkdown=)",
+        r'<\1 markdown="1"',
+        text,
+        flags=re.MULTILINE,
+    )
     return "".join(_adapt_lines(text))
 
 
