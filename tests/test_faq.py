@@ -1,4 +1,4 @@
-"""The page of questions: its commands exist as they are written, and run; its contents are whole."""
+"""The page of questions: its commands exist as they are written, and run."""
 
 from __future__ import annotations
 
