@@ -45,7 +45,7 @@ def build_site(out: Path) -> str:
         raise SystemExit(f"{out} is a folder of something else: choose another with -o")
     with TemporaryDirectory() as folder:
         work = Path(folder)
-        stage_site(work)
+        stage_site(work, searches_folder=True)
         command = [*_zensical("build"), "--strict", "--clean"]
         done = subprocess.run(command, cwd=work, env=_environment(), capture_output=True, text=True)
         if done.returncode:
@@ -67,27 +67,29 @@ def serve_site(host: str) -> None:
     """Serves the site until interrupted, and stages again what changes."""
     with TemporaryDirectory() as folder:
         work = Path(folder)
-        stage_site(work)
+        stage_site(work, searches_folder=False)
         server = subprocess.Popen([*_zensical("serve"), "-a", host], cwd=work, env=_environment())
         try:
             while server.poll() is None:
                 time.sleep(1)
-                stage_site(work)
+                stage_site(work, searches_folder=False)
         except KeyboardInterrupt:
             server.terminate()
             server.wait()
 
 
-def stage_site(work: Path) -> None:
-    """Lays out the pages and the configuration. Files that stay the same keep their time."""
+def stage_site(work: Path, searches_folder: bool) -> None:
+    """Lays out the pages and the configuration. Files that stay the same keep their time. Without a
+    server, the search needs the builder's plugin `offline`, whose script `build_site` replaces."""
     pages = work / "pages"
     pages.mkdir(parents=True, exist_ok=True)
     Stage(pages).add_all()
     for asset in (STYLE, WORKER):
         _write(pages / asset.name, asset.read_text())
-    form = _FORM.read_text()
     nav = f"[project]\nnav = {_navigation()}\n"
-    _write(work / "zensical.toml", form.replace("[project]\n", nav, 1))
+    form = _FORM.read_text().replace("[project]\n", nav, 1)
+    offline = f"\n[project.plugins.offline]\nenabled = {json.dumps(searches_folder)}\n"
+    _write(work / "zensical.toml", form + offline)
 
 
 def _write(path: Path, text: str) -> None:
@@ -96,13 +98,25 @@ def _write(path: Path, text: str) -> None:
 
 
 def _navigation() -> str:
-    """The table as TOML: a page for each section of one, else a list with the pages' own titles."""
+    """The table as TOML: a page for each section of one, else a list with the pages' own titles,
+    where the page with the title of the section is the overview."""
     entries = []
     for section in NAVIGATION:
         pages = [address(page) for page in section.pages]
-        value = pages[0] if len(pages) == 1 else pages
-        entries.append(f"  {{ {json.dumps(section.title)} = {json.dumps(value)} }},")
-    return "\n".join(["[", *entries, "]"])
+        overview = f"{section.title.lower()}.md"
+        listed = [{"Overview": page} if page == overview else page for page in pages]
+        entries.append(_inline_table(section.title, pages[0] if len(pages) == 1 else listed))
+    return "[\n" + ",\n".join(entries) + "\n]"
+
+
+def _inline_table(key: str, value: str | list[str | dict[str, str]]) -> str:
+    if isinstance(value, str):
+        return f"{{ {json.dumps(key)} = {json.dumps(value)} }}"
+    inner = [
+        json.dumps(page) if isinstance(page, str) else _inline_table(*next(iter(page.items())))
+        for page in value
+    ]
+    return f"{{ {json.dumps(key)} = [{', '.join(inner)}] }}"
 
 
 def _zensical(command: str) -> list[str]:
