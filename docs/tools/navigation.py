@@ -29,6 +29,7 @@ NAVIGATION = (
     Section("Lecture", ("docs/lecture.md",)),
     Section("Models", ("models/README.md",)),
     Section("Gallery", ("docs/gallery/README.md",)),
+    Section("Questions", ("docs/faq.md", "docs/comparison.md")),
     Section(
         "Internals",
         (
