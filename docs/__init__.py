@@ -1,0 +1,1 @@
+"""The documentation; `docs.tools` writes and checks its generated pages."""
