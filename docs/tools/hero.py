@@ -1,6 +1,6 @@
 """The picture of the README: a file, its graph, its curve, its filters, drawn by netdsl's commands.
 
-    python -m docs.tools.hero docs/gallery/hero.svg
+python -m docs.tools.hero docs/gallery/hero.svg
 """
 
 from __future__ import annotations
