@@ -79,6 +79,7 @@ of two lines](f.png), [![badge](g.svg)](h.md).
 <img src="j.png" alt="text"> <a href="k.html">k</a> <!-- [no](link) -->
 
 [later]: l.md
+[^note]: A note.
 
 ## `conv` of x, y / z: *really*?
 """

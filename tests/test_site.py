@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+import shutil
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -14,9 +16,11 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from docs.tools.navigation import NAVIGATION
+from docs.tools.site import build_site
 from docs.tools.staging import address
 from tests.conftest import ROOT
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 LISTED = [page for section in NAVIGATION for page in section.pages]
 
 
@@ -98,14 +102,18 @@ def leads(name: str, target: str, pages: dict[str, Html], files: set[str]) -> bo
     return not parts.fragment or path not in pages or unquote(parts.fragment) in pages[path].ids
 
 
-@pytest.mark.skipif(find_spec("zensical") is None, reason="the site needs zensical")
-def test_the_site_is_whole(tmp_path: Path) -> None:
-    from docs.tools.site import build_site
-
-    site = tmp_path / "site"
-    printed = build_site(site)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; without the builder, tests of it are skipped."""
+    if find_spec("zensical") is None:
+        pytest.skip("the site needs zensical: pip install -e '.[docs]'")
+    folder = tmp_path_factory.mktemp("built") / "site"
+    printed = build_site(folder)
     assert "warning" not in printed.lower()
+    return folder
 
+
+def test_the_site_is_whole(site: Path) -> None:
     files = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
     pages = {n: Html((site / n).read_text()) for n in files if n.endswith(".html")}
     del pages["404.html"]  # its links start at the root of a server
@@ -116,8 +124,33 @@ def test_the_site_is_whole(tmp_path: Path) -> None:
     styles = "".join((site / name).read_text() for name in files if name.endswith(".css"))
     assert not re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", styles)
     assert 'class="nf"' in (site / "models" / "resnet.net.html").read_text()
-    assert "../worker.js" in pages["models/resnet.net.html"].assets
-    assert "Residual" in (site / "search.json").read_text()
+
+
+def test_the_search_works_from_a_folder_without_another_host(site: Path) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if CHROMIUM is None or not sys.platform.startswith("linux"):
+        pytest.skip("there is no Chromium; on Debian: apt install chromium")
+    requests: list[str] = []
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto((site / "models" / "resnet.net.html").as_uri())
+        tab.click("button.md-search__button")
+        tab.keyboard.type("rewrite_graph", delay=20)
+        hit = tab.locator("a", has_text="rewrite_graph").first
+        hit.wait_for()
+        hit.click()
+        tab.wait_for_url("**/add-a-pass.html**")
+        browser.close()
+    assert all(url.startswith("file:") for url in requests)
+
+
+def test_a_folder_of_something_else_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(SystemExit, match="something else"):
+        build_site(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
 
 
 def test_what_is_wrong_with_a_site_is_found() -> None:

@@ -11,7 +11,7 @@ _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _LABEL = r"(?:[^\[\]]|\[[^\[\]]*\](?:\([^()]*\))?)*"
 _INLINE = re.compile(rf"(!?)\[(?=({_LABEL})\]\()\2\]\((<?)([^()\s<>]+)", re.DOTALL)
-_DEFINITION = re.compile(r"^ {0,3}(\[[^\]\n]+\]: +)(\S+)", re.MULTILINE)
+_DEFINITION = re.compile(r"^ {0,3}(\[(?!\^)[^\]\n]+\]: +)(\S+)", re.MULTILINE)
 _ATTRIBUTE = re.compile(r"<(\w+)\b[^<>]*?\b(?:src|href)=\"([^\"]+)\"[^<>]*>", re.DOTALL)
 _ALT = re.compile(r"\balt=\"([^\"]+)\"")
 _HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*$", re.MULTILINE)

@@ -31,6 +31,7 @@ NAVIGATION = (
     Section(
         "Internals",
         (
+            "docs/internals.md",
             "docs/architecture.md",
             "docs/ir.md",
             "docs/add-an-op.md",

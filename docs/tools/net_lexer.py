@@ -11,13 +11,14 @@ from pygments.lexers import LEXERS
 from pygments.token import Comment, Keyword, Name, Number, Operator, Punctuation, String, Whitespace
 
 from netdsl.language.parse import load_grammar
+from netdsl.layers import LAYERS
 
 KEYWORDS = tuple(sorted(set(re.findall(r"/(\w+)\\b/", load_grammar()))))
 """The words that the grammar reserves."""
 
 
 class NetLexer(RegexLexer):
-    """Tokens of a .net file, without its syntax: a name before `(` is a layer or a function."""
+    """Tokens of a .net file, without its syntax: a name before `(` is a function."""
 
     name = "netdsl"
     aliases = ("net",)
@@ -34,6 +35,7 @@ class NetLexer(RegexLexer):
             (r"\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?", Number),
             (r"\w+(?=\()", Name.Function),
             (r"\w+(?=\s*=[^=])", Name.Attribute),
+            (words(tuple(LAYERS), prefix=r"(?<!\.)\b", suffix=r"\b"), Name.Function),
             (r"\w+", Name),
             (r"->|[-+*/%=<>!~|]+", Operator),
             (r"[{}()\[\],.;:]", Punctuation),

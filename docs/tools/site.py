@@ -96,13 +96,25 @@ def _write(path: Path, text: str) -> None:
 
 
 def _navigation() -> str:
-    """The table as TOML: a page for each section of one, else a list with the pages' own titles."""
+    """The table as TOML: a page for each section of one, else a list with the pages' own titles,
+    where the page with the title of the section is the overview."""
     entries = []
     for section in NAVIGATION:
         pages = [address(page) for page in section.pages]
-        value = pages[0] if len(pages) == 1 else pages
-        entries.append(f"  {{ {json.dumps(section.title)} = {json.dumps(value)} }},")
-    return "\n".join(["[", *entries, "]"])
+        overview = f"{section.title.lower()}.md"
+        listed = [{"Overview": page} if page == overview else page for page in pages]
+        entries.append(_inline_table(section.title, pages[0] if len(pages) == 1 else listed))
+    return "[\n" + ",\n".join(entries) + "\n]"
+
+
+def _inline_table(key: str, value: str | list[str | dict[str, str]]) -> str:
+    if isinstance(value, str):
+        return f"{{ {json.dumps(key)} = {json.dumps(value)} }}"
+    inner = [
+        json.dumps(page) if isinstance(page, str) else _inline_table(*next(iter(page.items())))
+        for page in value
+    ]
+    return f"{{ {json.dumps(key)} = [{', '.join(inner)}] }}"
 
 
 def _zensical(command: str) -> list[str]:
