@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ train {{ net = {net}, optimizer = sgd(lr=0.001, momentum=0.9), epochs = {EPOCHS}
             on_epoch=lambda _: ends.append(time.perf_counter()),
             device="cpu",
         )
-        return result.net.params, [b - a for a, b in zip(ends, ends[1:], strict=False)]
+        return result.net.params, [b - a for a, b in pairwise(ends)]
 
 
 def keras_lenet(keras: Any) -> Any:
@@ -115,7 +116,7 @@ def epochs_of_keras(net: str) -> tuple[int, list[float]]:
     x, y = images(net)
     model.fit(x, y, batch_size=NETS[net][2], epochs=EPOCHS, verbose=0, callbacks=[watch])
     parameters = sum(int(np.prod(w.shape)) for w in model.trainable_variables)
-    return parameters, [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    return parameters, [b - a for a, b in pairwise(ends)]
 
 
 def run_side(side: str, net: str, python: str) -> tuple[int, list[float]]:

@@ -78,7 +78,7 @@ def run_command(
 ) -> str:
     """Returns what the command prints. Raises NetError if its exit code is not the expected one."""
     words = command.words
-    if as_json and "--json" not in words:
+    if as_json and not _prints_json(words):
         if not has_json_option(words[0]):
             raise fail(f"`netdsl {words[0]}` has no option --json, so it prints no figures")
         words = [*words, "--json"]
@@ -96,6 +96,10 @@ def run_command(
         printed = (done.stdout + done.stderr)[-_MAX_SHOWN:]
         raise fail(f"`{command.text}` exits with {done.returncode}, not {wanted}\n{printed}")
     return done.stdout
+
+
+def _prints_json(words: list[str]) -> bool:
+    return "--json" in words or "--emit json" in " ".join(words)
 
 
 def has_json_option(name: str) -> bool:

@@ -28,6 +28,7 @@ NAVIGATION = (
     Section("Reference", ("docs/reference.md", "grammar/README.md")),
     Section("Models", ("models/README.md",)),
     Section("Gallery", ("docs/gallery/README.md",)),
+    Section("Questions", ("docs/faq.md", "docs/comparison.md")),
     Section(
         "Internals",
         (

@@ -45,7 +45,7 @@ def build_site(out: Path) -> str:
         raise SystemExit(f"{out} is a folder of something else: choose another with -o")
     with TemporaryDirectory() as folder:
         work = Path(folder)
-        stage_site(work)
+        stage_site(work, searches_folder=True)
         command = [*_zensical("build"), "--strict", "--clean"]
         done = subprocess.run(command, cwd=work, env=_environment(), capture_output=True, text=True)
         if done.returncode:
@@ -67,27 +67,29 @@ def serve_site(host: str) -> None:
     """Serves the site until interrupted, and stages again what changes."""
     with TemporaryDirectory() as folder:
         work = Path(folder)
-        stage_site(work)
+        stage_site(work, searches_folder=False)
         server = subprocess.Popen([*_zensical("serve"), "-a", host], cwd=work, env=_environment())
         try:
             while server.poll() is None:
                 time.sleep(1)
-                stage_site(work)
+                stage_site(work, searches_folder=False)
         except KeyboardInterrupt:
             server.terminate()
             server.wait()
 
 
-def stage_site(work: Path) -> None:
-    """Lays out the pages and the configuration. Files that stay the same keep their time."""
+def stage_site(work: Path, searches_folder: bool) -> None:
+    """Lays out the pages and the configuration. Files that stay the same keep their time. Without a
+    server, the search needs the builder's plugin `offline`, whose script `build_site` replaces."""
     pages = work / "pages"
     pages.mkdir(parents=True, exist_ok=True)
     Stage(pages).add_all()
     for asset in (STYLE, WORKER):
         _write(pages / asset.name, asset.read_text())
-    form = _FORM.read_text()
     nav = f"[project]\nnav = {_navigation()}\n"
-    _write(work / "zensical.toml", form.replace("[project]\n", nav, 1))
+    form = _FORM.read_text().replace("[project]\n", nav, 1)
+    offline = f"\n[project.plugins.offline]\nenabled = {json.dumps(searches_folder)}\n"
+    _write(work / "zensical.toml", form + offline)
 
 
 def _write(path: Path, text: str) -> None:
