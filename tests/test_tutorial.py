@@ -157,7 +157,7 @@ class Shell:
             program = sys.executable if name == "python" else name
             done = subprocess.run([program, *rest], capture_output=True, text=True)
             code, out, err = done.returncode, done.stdout, done.stderr
-        printed = f"{err}\n{out}" if name == "netdsl" and code == 0 else f"{out}\n{err}"
+        printed = f"{err}\n{out}"
         assert code == command.exit_code, f"{command.text}\n{printed}"
         lost = missing_lines(command.shown, printed)
         assert not lost, f"{command.text}\nnot printed: {lost}\nprinted:\n{printed}"
@@ -219,11 +219,24 @@ def test_the_nets_are_laid_out_as_fmt_does(page: Path) -> None:
             assert format_file(parse(file.text), file.text) == file.text, file.name
 
 
+def link_data(folder: Path, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links data sets and the ONNX model into the working directory, which becomes the cache."""
+    for name in (*names, MODEL):
+        if not (folder / name).exists():
+            pytest.skip(f"there is no {folder / name}")
+        Path(name).symlink_to(folder / name)
+    monkeypatch.setenv("NETDSL_CACHE", str(Path.cwd()))
+
+
 @pytest.mark.parametrize("page", STEPS, ids=lambda p: p.stem)
-def test_the_errors_that_are_shown_are_those_that_are_printed(page: Path, netdsl: Any) -> None:
+def test_the_errors_that_are_shown_are_those_that_are_printed(
+    page: Path, netdsl: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     refused = [c for c in commands(page) if c.exit_code == 2]
     assert refused
     assert all(any(x.startswith("error: ") for x in c.shown) for c in refused)
+    if any("--data" in c.words for c in refused):
+        link_data(request.getfixturevalue("data_dir"), WITH_DATA[page.stem], monkeypatch)
     follow(page, Shell(netdsl), lambda c: c.exit_code == 2)
 
 
@@ -240,22 +253,11 @@ def test_a_shown_line_that_is_not_printed_is_found() -> None:
 def test_the_commands_of_a_page_print_what_is_shown(
     page: Path,
     netdsl: Any,
-    tmp_path: Path,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("onnxruntime")
-    names = WITH_DATA.get(page.stem, ())
-    if names:
-        folder = request.getfixturevalue("data_dir")
-        cache = tmp_path / "cache"
-        cache.mkdir()
-        monkeypatch.setenv("NETDSL_CACHE", str(cache))
-        for name in names:
-            (cache / name).symlink_to(folder / name)
-            (tmp_path / name).symlink_to(folder / name)
-        if not (folder / MODEL).is_file():
-            pytest.skip(f"there is no {folder / MODEL}")
-        (tmp_path / MODEL).symlink_to(folder / MODEL)
+    if names := WITH_DATA.get(page.stem, ()):
+        link_data(request.getfixturevalue("data_dir"), names, monkeypatch)
     follow(page, Shell(netdsl), lambda _: True)

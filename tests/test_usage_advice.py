@@ -142,7 +142,7 @@ def test_a_parameter_is_set_in_the_net_that_another_setting_chooses(order: int) 
     )
     settings = ["train.net=b", "width=7"][::order]
     program = override_recipe(parse(text), settings, None)
-    outputs = {name: elaborate(program, name).output.shape for name in ("a", "b")}
+    outputs = {name: elaborate(program, name).main_output.type.shape for name in ("a", "b")}
     assert outputs == {"a": (1, 3), "b": (1, 7)}
 
 
