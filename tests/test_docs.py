@@ -195,3 +195,21 @@ def test_the_schedule_that_is_shown_works() -> None:
     schedule = eval(compile(ast.Expression(entry.value), "page", "eval"), names)
     factors = [schedule.factor(schedules.Moment(e, 9, 10), 0.0, 0.5) for e in (0, 0.9, 1.0, 2.5)]
     assert factors == [1, 1, 0.5, 0.25]
+
+
+def test_the_ir_of_the_internals_is_what_the_pass_does(
+    netdsl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "internals.md").read_text()
+    fences = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S)
+    (net,) = [t for language, t in fences if language == "net"]
+    before, after, plan = [t for language, t in fences if language == "text"]
+    (python,) = [t for language, t in fences if language == "python"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NETDSL_DUMP", "dump")
+    Path("pointwise.net").write_text(net)
+    assert format_file(parse(net), net) == net
+    assert netdsl("compile", "pointwise.net")[0] == 0
+    assert Path("dump/002-lower.txt").read_text().strip() == f"{before}\n{after}".strip()
+    assert Path("dump/006-plan.txt").read_text() == plan
+    exec(python, {})
