@@ -12,8 +12,8 @@ import pytest
 from docs.tools import lecture, lecture_runs
 from docs.tools.lecture_page import format_seconds, write_page
 from docs.tools.lecture_paths import read_figure
-from docs.tools.lecture_records import Measurement, check_measurement, write_measurement
-from docs.tools.lecture_rows import Row, read_command, read_row
+from docs.tools.lecture_records import LectureMeasurement, check_measurement, write_measurement
+from docs.tools.lecture_rows import LectureRow, read_command, read_row
 from docs.tools.lecture_runs import measure, run_command
 from netdsl.errors import NetError
 
@@ -123,7 +123,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def row_of(root: Path, text: str = ROW, name: str = "03a-some-net") -> Row:
+def row_of(root: Path, text: str = ROW, name: str = "03a-some-net") -> LectureRow:
     path = root / "docs" / "lecture" / f"{name}.toml"
     path.write_text(text)
     return read_row(path, root)
@@ -235,7 +235,9 @@ def test_missing_measurements_are_named(root: Path) -> None:
     row = row_of(root)
     with pytest.raises(NetError, match=r"measure docs/lecture/03a-some-net\.toml"):
         write_page([row])
-    old = Measurement("2026-01-01", "a machine", {}, {SUMMARY: 1.0, "netdsl test": 1.0}, {"n": 1})
+    old = LectureMeasurement(
+        "2026-01-01", "a machine", {}, {SUMMARY: 1.0, "netdsl test": 1.0}, {"n": 1}
+    )
     assert check_measurement(row, old) == [
         "03a-some-net: command `netdsl fmt x` is not measured",
         "03a-some-net: command `netdsl test` is not of the row",
