@@ -3,6 +3,7 @@ again."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -78,6 +79,13 @@ def test_the_error_that_is_shown_is_the_one_printed() -> None:
     with pytest.raises(NetError) as e:
         check_program(build_program(parse(wrong, "wrong.net")))
     assert e.value.diagnostics[0].render() + "\n" == shown
+
+
+def test_the_programs_that_are_shown_can_be_parsed() -> None:
+    programs = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    assert len(programs) == 3
+    for program in programs:
+        ast.parse(program)
 
 
 def ratios(file: str, kind: str) -> list[float]:
