@@ -16,16 +16,30 @@ class Section:
 NAVIGATION = (
     Section("Home", ("README.md",)),
     Section(
+        "Tutorial",
+        (
+            "docs/tutorial/README.md",
+            "docs/tutorial/1-digits.md",
+            "docs/tutorial/2-photographs.md",
+            "docs/tutorial/3-architecture.md",
+            "docs/tutorial/4-deploy.md",
+        ),
+    ),
+    Section(
         "Guides",
         (
+            "docs/language.md",
             "docs/training.md",
             "docs/pictures.md",
             "docs/python.md",
             "docs/onnx.md",
             "docs/weights.md",
+            "docs/cli.md",
+            "docs/engines.md",
         ),
     ),
     Section("Reference", ("docs/reference.md", "grammar/README.md")),
+    Section("Lecture", ("docs/lecture.md",)),
     Section("Models", ("models/README.md",)),
     Section("Gallery", ("docs/gallery/README.md",)),
     Section("Questions", ("docs/faq.md", "docs/comparison.md")),
