@@ -111,3 +111,10 @@ def test_the_speed_is_that_of_a_result(row: tuple[str, ...]) -> None:
 def test_rows_that_netdsl_loses_are_shown() -> None:
     assert len(ROWS) > 8
     assert min(float(ratio) for *_, ratio in ROWS) < 0.8
+
+
+def test_the_other_tools_are_described_as_on_their_page() -> None:
+    page = re.sub(r"\[\^[\w-]+\]", "", (ROOT / "docs" / "comparison.md").read_text())
+    rows = [row for row in find_section("Compared with other tools").splitlines() if row[:1] == "|"]
+    assert 8 <= len(rows) - 2 <= 9
+    assert [row for row in rows if row not in page.splitlines()] == []
