@@ -54,7 +54,7 @@ class Command:
 
     @property
     def exit_code(self) -> int:
-        found = re.search(r"# exit code (\d)", self.text)
+        found = re.search(r"#.* exit code (\d)", self.text)
         return int(found[1]) if found else 0
 
 
@@ -118,24 +118,26 @@ def mask(text: str) -> str:
     return "".join(NUMBER if re.fullmatch(NUMBER, p) else re.escape(p) for p in parts)
 
 
-def missing_lines(shown: list[str], printed: str) -> list[str]:
-    """The shown lines that are not among the printed ones, in their order and with percentages
-    near those shown."""
-    rest = [" ".join(x.split()) for x in printed.splitlines()]
+def missing_lines(shown: list[str], *streams: str) -> list[str]:
+    """The shown lines that are not among those of the streams, in the order of each stream and with
+    percentages near those shown."""
+    rests = [[" ".join(x.split()) for x in text.splitlines()] for text in streams]
     missing = []
     for line in (x for x in shown if x.strip() and x.strip() != LEFT_OUT):
         wanted = re.compile(pattern(line))
-        at = next((i for i, x in enumerate(rest) if wanted.fullmatch(x) and is_near(line, x)), None)
-        if at is None:
-            missing.append(line)
+        for rest in rests:
+            fits = (i for i, x in enumerate(rest) if wanted.fullmatch(x) and is_near(line, x))
+            if (at := next(fits, None)) is not None:
+                del rest[: at + 1]
+                break
         else:
-            del rest[: at + 1]
+            missing.append(line)
     return missing
 
 
 def is_near(shown: str, printed: str) -> bool:
     a, b = ([float(x) for x in PERCENTAGE.findall(line)] for line in (shown, printed))
-    return all(abs(x - y) <= TOLERANCE for x, y in zip(a, b, strict=True))
+    return all(abs(x - y) <= TOLERANCE for x, y in zip(a, b, strict=False))
 
 
 class Shell:
@@ -157,9 +159,9 @@ class Shell:
             program = sys.executable if name == "python" else name
             done = subprocess.run([program, *rest], capture_output=True, text=True)
             code, out, err = done.returncode, done.stdout, done.stderr
-        printed = f"{err}\n{out}"
+        printed = f"{out}\n{err}"
         assert code == command.exit_code, f"{command.text}\n{printed}"
-        lost = missing_lines(command.shown, printed)
+        lost = missing_lines(command.shown, out, err)
         assert not lost, f"{command.text}\nnot printed: {lost}\nprinted:\n{printed}"
 
     def close(self) -> None:
