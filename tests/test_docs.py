@@ -30,9 +30,17 @@ from netdsl.types import TensorType
 from tests.conftest import ROOT
 from tests.test_coverage import ENGINES, coverage
 
-README = (ROOT / "README.md").read_text()
-FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-BLOCKS = [text for language, text in FENCED if not language]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def fenced(page: str, language: str) -> list[str]:
+    """The blocks of a page that are marked with this word."""
+    return [text for word, text in FENCE.findall((ROOT / page).read_text()) if word == language]
+
+
+EXAMPLES = fenced("docs/language.md", "net")
+[FIRST_NET] = [text for text in EXAMPLES if text.startswith("# models/")]
+[BOTTLENECKS] = [text for text in EXAMPLES if "block bottleneck(" in text]
 
 
 def test_the_reference_page_is_fresh() -> None:
@@ -42,35 +50,42 @@ def test_the_reference_page_is_fresh() -> None:
 
 
 def test_the_first_net_is_the_file_of_that_name() -> None:
-    head, _, body = BLOCKS[0].partition("\n")
+    head, _, body = FIRST_NET.partition("\n")
     path = Path(head.removeprefix("# "))
     assert body == (ROOT / path).read_text().partition("\n")[2]
 
 
-@pytest.mark.parametrize("text", BLOCKS[:3], ids=["digits", "language", "recipes"])
+@pytest.mark.parametrize("text", EXAMPLES, ids=lambda text: text.split("\n")[0])
 def test_the_nets_that_are_shown_are_sound(text: str) -> None:
-    whole = build_program(parse(text))
+    whole = build_program(parse(text, str(ROOT / "models" / "example.net")))
     nets, warnings = check_program(whole)
     assert nets
     assert not warnings
     assert all(run_test(whole, test).ok for test in whole.tests)
+    assert format_file(parse(text), text) == text
+
+
+def test_every_example_of_the_language_is_checked() -> None:
+    words = [word for word, _ in FENCE.findall((ROOT / "docs" / "language.md").read_text())]
+    assert sorted({*words}) == ["net", "text"]
+    assert words.count("text") == 1  # the message of the next test
+
+
+def find_error(text: str) -> str:
+    with pytest.raises(NetError) as e:
+        elaborate(build_program(parse(text, "small.net")))
+    return e.value.diagnostics[0].render() + "\n"
 
 
 def test_the_error_that_is_shown_is_the_error_that_is_told() -> None:
-    wrong = BLOCKS[1].replace("| shortcut(4*c, stride) }", "| identity }")
-    assert wrong != BLOCKS[1]
-    with pytest.raises(NetError) as e:
-        elaborate(build_program(parse(wrong, "small.net")))
-    assert e.value.diagnostics[0].render() + "\n" == BLOCKS[3]
-
-
-def test_the_nets_that_are_shown_are_laid_out_as_fmt_does() -> None:
-    assert format_file(parse(BLOCKS[1]), BLOCKS[1]) == BLOCKS[1]
+    wrong = BOTTLENECKS.replace("| shortcut(4*c, stride) }", "| identity }")
+    assert wrong != BOTTLENECKS
+    assert [find_error(wrong)] == fenced("docs/language.md", "text")
 
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-MAINTAINERS = [p for p in PAGES if p.name not in ("README.md", "reference.md")]
-"""The pages that speak of the code."""
+MAINTAINERS = [p for p in PAGES if p.name not in ("README.md", "reference.md", "comparison.md")]
+"""The pages that speak of the code; the comparison names that of others."""
 CODE = re.compile(r"`([^`\n]+)`")
 WORDS = {
     *(
@@ -195,3 +210,21 @@ def test_the_schedule_that_is_shown_works() -> None:
     schedule = eval(compile(ast.Expression(entry.value), "page", "eval"), names)
     factors = [schedule.factor(schedules.Moment(e, 9, 10), 0.0, 0.5) for e in (0, 0.9, 1.0, 2.5)]
     assert factors == [1, 1, 0.5, 0.25]
+
+
+def test_the_ir_of_the_internals_is_what_the_pass_does(
+    netdsl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "internals.md").read_text()
+    fences = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S)
+    (net,) = [t for language, t in fences if language == "net"]
+    before, after, plan = [t for language, t in fences if language == "text"]
+    (python,) = [t for language, t in fences if language == "python"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NETDSL_DUMP", "dump")
+    Path("pointwise.net").write_text(net)
+    assert format_file(parse(net), net) == net
+    assert netdsl("compile", "pointwise.net")[0] == 0
+    assert Path("dump/002-lower.txt").read_text().strip() == f"{before}\n{after}".strip()
+    assert Path("dump/006-plan.txt").read_text() == plan
+    exec(python, {})

@@ -204,6 +204,7 @@ def test_values_that_are_compared_are_compared_with_the_larger(claim: str, ok: b
         ('equal("a", "z")', "no place `z`"),
         ('equal("a", "a", within=-1)', "within"),
         ('shape("a") < "a"', "different kinds"),
+        ('receptive_field("a") > 3', "compare a size with a size"),
         ("test_accuracy > 0.9", "known only after training"),
         ("accuracy > 0.9", "known only after training"),
     ],

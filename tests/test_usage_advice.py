@@ -13,6 +13,7 @@ from netdsl.cli.usage_advice import explain
 from netdsl.data.config import SIGNATURE as DATA_SIGNATURE
 from netdsl.errors import NetError
 from netdsl.foreign_advice import ADVICE
+from netdsl.language.elaborate import elaborate
 from netdsl.language.override import PythonSetting, Setting, parse_setting
 from netdsl.language.parse import parse
 from netdsl.language.syntax import ListLiteral
@@ -131,6 +132,18 @@ def test_an_argument_of_a_default_call_can_be_set(key: str) -> None:
     }[key]
     assert chosen.name == SECTION_KEYS.default_calls[key]
     assert chosen.arguments[parameter] == 0.25
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_parameter_is_set_in_the_net_that_another_setting_chooses(order: int) -> None:
+    text = (
+        "net n(width=2) { input(8x8x1); fc(width) }\nnet a = n(width=3)\nnet b = n(width=4)\n"
+        "train { net = a }"
+    )
+    settings = ["train.net=b", "width=7"][::order]
+    program = override_recipe(parse(text), settings, None)
+    outputs = {name: elaborate(program, name).main_output.type.shape for name in ("a", "b")}
+    assert outputs == {"a": (1, 3), "b": (1, 7)}
 
 
 def test_only_the_sections_with_a_call_are_set_where_there_is_one() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from docs.tools.lecture_records import Measurement, read_measurement
-from docs.tools.lecture_rows import STATUSES, LectureCommand, Row
+from docs.tools.lecture_records import LectureMeasurement, read_measurement
+from docs.tools.lecture_rows import STATUSES, LectureCommand, LectureRow
 
 _STATUS_TEXTS = {
     "shown": "shown",
@@ -23,7 +23,7 @@ _LINE = 72
 """Characters of a command up to which those below it put their seconds in the same column."""
 
 
-def write_page(rows: Sequence[Row]) -> str:
+def write_page(rows: Sequence[LectureRow]) -> str:
     """Raises NetError if a row with commands was not measured."""
     measurements = {row.name: read_measurement(row) for row in rows if row.commands}
     parts = [_introduction(rows, measurements), _table(rows, measurements)]
@@ -31,7 +31,7 @@ def write_page(rows: Sequence[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _introduction(rows: Sequence[Row], measurements: dict[str, Measurement]) -> str:
+def _introduction(rows: Sequence[LectureRow], measurements: dict[str, LectureMeasurement]) -> str:
     counts = {s: sum(row.status == s for row in rows) for s in STATUSES}
     counted = ", ".join(f"{n} {_STATUS_TEXTS[s]}" for s, n in counts.items() if n)
     return f"""\
@@ -54,10 +54,10 @@ Most commands need none: they use random numbers or the digits that scikit-learn
   the folder to `hymenoptera`, and put it beside the file that reads it or into the cache directory
   ([Files and folders](training.md#files-and-folders)).
 - **SqueezeNet**: the weights of SqueezeNet 1.0 from ONNX's model zoo (`squeezenet1.0-12.onnx`), saved as
-  `squeezenet1_0.onnx` in the folder where you run the commands. [docs/weights.md](weights.md) explains the import."""
+  `squeezenet1_0.onnx` in the folder where you run the commands. [weights.md](weights.md) explains the import."""
 
 
-def _measured(found: list[Measurement]) -> str:
+def _measured(found: list[LectureMeasurement]) -> str:
     if not found:
         return ""
     machines = "; ".join(sorted({m.machine for m in found}))
@@ -66,7 +66,7 @@ def _measured(found: list[Measurement]) -> str:
     return f"Figures and seconds were measured on {machines} ({dates})."
 
 
-def _table(rows: Sequence[Row], measurements: dict[str, Measurement]) -> str:
+def _table(rows: Sequence[LectureRow], measurements: dict[str, LectureMeasurement]) -> str:
     lines = ["| | Claim | Status | Time | Data |", "|---|---|---|---|---|"]
     for row in rows:
         title = f"[{row.texts['title']}](#{slugify(heading(row))})"
@@ -77,7 +77,7 @@ def _table(rows: Sequence[Row], measurements: dict[str, Measurement]) -> str:
     return "\n".join(["## Claims", "", *lines])
 
 
-def _section(row: Row, found: Measurement | None) -> str:
+def _section(row: LectureRow, found: LectureMeasurement | None) -> str:
     figures = found.figures if found else {}
     parts = [f"## {heading(row)}", row.texts["claim"]]
     if row.commands and found:
@@ -96,7 +96,7 @@ def _section(row: Row, found: Measurement | None) -> str:
     return "\n\n".join(parts)
 
 
-def _intro_of_commands(row: Row) -> str:
+def _intro_of_commands(row: LectureRow) -> str:
     files = sorted(row.files, key=lambda x: (x != row.texts.get("file"), x))
     links = [f"[{x}](../{x})" for x in files]
     if not links:
@@ -104,7 +104,7 @@ def _intro_of_commands(row: Row) -> str:
     return f"**{'File' if len(links) == 1 else 'Files'}.** {', '.join(links)}"
 
 
-def _commands(commands: Sequence[LectureCommand], found: Measurement) -> str:
+def _commands(commands: Sequence[LectureCommand], found: LectureMeasurement) -> str:
     width = max((len(c.text) for c in commands if len(c.text) <= _LINE), default=0)
     lines = ["```sh"]
     for command in commands:
@@ -125,7 +125,7 @@ def _quote(text: str) -> str:
     return text.replace("\n", "\n> ")
 
 
-def heading(row: Row) -> str:
+def heading(row: LectureRow) -> str:
     return f"{row.number}. {row.texts['title']}"
 
 

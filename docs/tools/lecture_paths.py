@@ -9,7 +9,7 @@ holds and not by its position: `rows[recipe=with].metrics.test_accuracy.mean`,
 value with a comma, a bracket or a quotation mark stands in single quotation marks:
 `tests[name=deep].expectations[text='gradient("first") < 1e-6'].value`. If several items are left,
 the figure is the mean over them: `runs[recipe=with].metrics.train_loss` is the mean over the seeds
-of a sweep.
+of a sweep. `count nodes[op=conv2d]` is how many are left, possibly none.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from netdsl.errors import NetError, fail
 
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[((?:'[^']*'|[^'\[\]])*)\]")
 _CONDITION = re.compile(r"\s*([\w.]+)\s*=\s*(?:'([^']*)'|([^',\s]+))\s*(?:,|$)")
+_COUNT = "count "
 _MAX_SHOWN_KEYS = 12
 
 
@@ -31,8 +32,11 @@ def read_figure(value: Any, path: str) -> float:
     none, naming the step that fails."""
     found = [value]
     done = ""
-    for step in split_path(path):
+    steps = split_path(path)
+    for i, step in enumerate(steps):
         selected = [x for v in found for x in _take(v, step)]
+        if path.startswith(_COUNT) and i == len(steps) - 1 and step.startswith("["):
+            return float(len(selected))
         if not selected:
             raise _nothing_at(path, done, step, found)
         found, done = selected, _join(done, step)
@@ -45,7 +49,9 @@ def read_figure(value: Any, path: str) -> float:
 def split_path(path: str) -> list[str]:
     """Returns the steps of a path; conditions keep their brackets. Raises NetError if it is not a
     path."""
-    steps, at = [], 0
+    steps: list[str] = []
+    path = path.removeprefix(_COUNT)
+    at = 0
     while at < len(path):
         found = _STEP.match(path, at)
         if not found or (at == 0 and path.startswith(".")):

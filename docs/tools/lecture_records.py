@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from docs.tools.lecture_rows import Row
+from docs.tools.lecture_rows import LectureRow
 from netdsl.errors import fail
 from netdsl.file_io import write_atomically
 
 
 @dataclass(frozen=True)
-class Measurement:
+class LectureMeasurement:
     """`seconds` by command, `figures` by name."""
 
     date: str
@@ -26,10 +26,10 @@ class Measurement:
         return sum(self.seconds.values())
 
 
-def read_measurement(row: Row) -> Measurement:
+def read_measurement(row: LectureRow) -> LectureMeasurement:
     """Raises NetError if the row was not measured."""
     try:
-        return Measurement(**json.loads(row.record.read_text(encoding="utf-8")))
+        return LectureMeasurement(**json.loads(row.record.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as e:
         raise fail(
             f"{row.record.name}: {e}",
@@ -37,12 +37,12 @@ def read_measurement(row: Row) -> Measurement:
         ) from None
 
 
-def write_measurement(row: Row, measurement: Measurement) -> None:
+def write_measurement(row: LectureRow, measurement: LectureMeasurement) -> None:
     text = json.dumps(asdict(measurement), indent=2, ensure_ascii=False)
     write_atomically(row.record, f"{text}\n".encode())
 
 
-def check_measurement(row: Row, measurement: Measurement) -> list[str]:
+def check_measurement(row: LectureRow, measurement: LectureMeasurement) -> list[str]:
     """What is wrong with it: commands and figures that are missing or no longer of the row, and
     figures outside their bounds."""
     problems = []

@@ -72,7 +72,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class LectureRow:
     path: Path
     texts: Mapping[str, str]
     commands: tuple[LectureCommand, ...]
@@ -120,13 +120,13 @@ FORMATTED = ("result", "caveat", "answer")
 """The texts with figures."""
 
 
-def read_rows(folder: Path = ROWS) -> list[Row]:
+def read_rows(folder: Path = ROWS) -> list[LectureRow]:
     """Returns the rows in their order. Raises NetError with the mistakes of the first row that has
     some."""
     return [read_row(path) for path in sorted(folder.glob("*.toml"))]
 
 
-def read_row(path: Path, root: Path = ROOT) -> Row:
+def read_row(path: Path, root: Path = ROOT) -> LectureRow:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
@@ -172,7 +172,7 @@ def _check_keys(table: dict[str, Any]) -> Iterator[str]:
             yield f"`{key}` is missing"
 
 
-def _make_row(path: Path, table: dict[str, Any], root: Path) -> tuple[Row, list[str]]:
+def _make_row(path: Path, table: dict[str, Any], root: Path) -> tuple[LectureRow, list[str]]:
     errors, commands = [], []
     if "file" in table:
         if (root / table["file"]).is_file():
@@ -187,7 +187,7 @@ def _make_row(path: Path, table: dict[str, Any], root: Path) -> tuple[Row, list[
         if not wrong:
             figures[name] = _make_figure(keys)
     texts = {key: table[key].strip() for key in _TEXTS if key in table}
-    row = Row(path, texts, tuple(commands), tuple(table.get("needs", [])), figures)
+    row = LectureRow(path, texts, tuple(commands), tuple(table.get("needs", [])), figures)
     return row, errors
 
 
@@ -227,7 +227,7 @@ def _check_figure(
         yield f"{label}: {e.message}"
 
 
-def _check_row(row: Row, root: Path) -> list[str]:
+def _check_row(row: LectureRow, root: Path) -> list[str]:
     texts = row.texts
     errors = [f"`{c.text}` is not a netdsl command" for c in row.commands if not _is_netdsl(c)]
     errors += [f"`{c}` is listed twice" for c in _repeated(c.text for c in row.commands)]
@@ -263,7 +263,7 @@ def _repeated(names: Iterable[str]) -> list[str]:
     return [x for x in names if x in seen or seen.add(x)]  # type: ignore[func-returns-value]
 
 
-def _check_formats(row: Row) -> list[str]:
+def _check_formats(row: LectureRow) -> list[str]:
     errors = []
     for key in FORMATTED:
         try:

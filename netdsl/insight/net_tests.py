@@ -298,7 +298,11 @@ def _check_comparison(context: QueryContext, e: s.NaryExpr) -> ExpectationOutcom
     try:
         ok = _COMPARISONS[op](a, b)
     except TypeError:
-        raise fail(f"`{text}` compares values of different kinds", e.span) from None
+        raise fail(
+            f"`{text}` compares values of different kinds",
+            e.span,
+            help="compare a size with a size, such as `3x3`, and a number with a number",
+        ) from None
     found = f"it is {_format_value(a)}"
     if not isinstance(right, s.NumberLiteral | s.SizeLiteral):
         found += f", the other side {_format_value(b)}"

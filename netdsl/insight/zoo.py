@@ -54,7 +54,7 @@ class Zoo:
 
     def as_markdown(self) -> str:
         """The page for the folder."""
-        files = [f"- `{name}`: {text}" for name, text in self.descriptions.items()]
+        files = [f"- [`{name}`]({name}): {text}" for name, text in self.descriptions.items()]
         nets = _format_table(_NET_COLUMNS, map(_format_entry, self.entries))
         accuracies = _format_table(_ACCURACY_COLUMNS, self._accuracy_rows())
         parts = [_INTRO.format(folder=self.folder), nets]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from netdsl.data.config import SIGNATURE as DATA_SIGNATURE
 from netdsl.language import syntax as s
-from netdsl.language.override import SectionKeys, Setting, override
+from netdsl.language.override import SectionKeys, Setting, override, parse_setting
 from netdsl.language.program import Program, build_program
 from netdsl.training.recipe.key_homes import find_calls
 from netdsl.training.recipe.recipe import HOMES, net_name
@@ -44,9 +44,14 @@ SECTION_KEYS = SectionKeys(
 
 def override_recipe(file: s.File, settings: Sequence[str | Setting], recipe: str | None) -> Program:
     """The program of a file with `--set` applied; a bare name there is a parameter of the recipe's
-    net."""
+    net, which another setting may choose."""
     program = build_program(file)
     if not settings:
         return program
+    parsed = [x if isinstance(x, Setting) else parse_setting(x) for x in settings]
+    used = program.net_table.used
+    choices = [x for x in parsed if x.key.startswith("train.") and x.key.endswith(".net")]
+    if choices:
+        program = build_program(override(file, choices, None, used, SECTION_KEYS))
     net = net_name(program, recipe)
-    return build_program(override(file, settings, net, program.net_table.used, SECTION_KEYS))
+    return build_program(override(file, parsed, net, used, SECTION_KEYS))
