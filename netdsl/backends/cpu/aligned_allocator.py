@@ -56,3 +56,8 @@ def get_scratch(nbytes: int) -> Array:
     if not _scratch_buffers or _scratch_buffers[-1].nbytes < nbytes:
         _scratch_buffers.append(allocate_floats(nbytes // 4 * 5 // 4))
     return _scratch_buffers[-1]
+
+
+def count_scratch_bytes() -> int:
+    """All scratch memory: a kernel keeps what it was given when a later one needed more."""
+    return sum(buffer.nbytes for buffer in _scratch_buffers)
