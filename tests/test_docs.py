@@ -84,7 +84,9 @@ def test_the_error_that_is_shown_is_the_error_that_is_told() -> None:
 
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-MAINTAINERS = [p for p in PAGES if p.name not in ("README.md", "reference.md", "comparison.md")]
+MAINTAINERS = [
+    p for p in PAGES if p.name not in ("README.md", "lecture.md", "reference.md", "comparison.md")
+]
 """The pages that speak of the code; the comparison names that of others."""
 CODE = re.compile(r"`([^`\n]+)`")
 WORDS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from docs.tools.lecture_records import LectureMeasurement, read_measurement
 from docs.tools.lecture_rows import STATUSES, LectureCommand, LectureRow
@@ -19,6 +19,8 @@ _DATA_TEXTS = {
     "hymenoptera": "ants and bees",
     "squeezenet": "SqueezeNet",
 }
+_TABLE_GAP = "\n\n"
+_PERCENTAGE = re.compile(r"(\d)%")
 _LINE = 72
 """Characters of a command up to which those below it put their seconds in the same column."""
 
@@ -63,7 +65,7 @@ def _measured(found: list[LectureMeasurement]) -> str:
     machines = "; ".join(sorted({m.machine for m in found}))
     first, last = min(m.date for m in found), max(m.date for m in found)
     dates = first if first == last else f"{first} to {last}"
-    return f"Figures and seconds were measured on {machines} ({dates})."
+    return f"Figures and seconds were measured on this machine: {machines} ({dates})."
 
 
 def _table(rows: Sequence[LectureRow], measurements: dict[str, LectureMeasurement]) -> str:
@@ -84,16 +86,26 @@ def _section(row: LectureRow, found: LectureMeasurement | None) -> str:
         parts.append(_intro_of_commands(row))
         parts.append(_commands(row.commands, found))
     if "result" in row.texts:
-        parts.append(f"**What came out.** {row.format('result', figures)}")
+        parts.append(_label("What came out.", _format(row, "result", figures)))
     if "caveat" in row.texts:
         label = "Caveat" if row.status == "caveat" else "Not shown here"
-        parts.append(f"> **{label}.** {_quote(row.format('caveat', figures))}")
+        parts.append(f"> **{label}.** {_quote(_format(row, 'caveat', figures))}")
     if "picture" in row.texts:
         parts.append(f"![{row.texts['alt']}]({row.texts['picture']})")
     if "change" in row.texts:
-        parts.append(f"**Change this and predict.** {row.texts['change']}")
-        parts.append(_details(row.format("answer", figures)))
+        parts.append(_label("Change this and predict.", row.texts["change"]))
+        parts.append(_details(_format(row, "answer", figures)))
     return "\n\n".join(parts)
+
+
+def _label(label: str, text: str) -> str:
+    """A table needs a paragraph of its own."""
+    return f"**{label}**{_TABLE_GAP if text.startswith('|') else ' '}{text}"
+
+
+def _format(row: LectureRow, key: str, figures: Mapping[str, float]) -> str:
+    """The text with its figures; percentages get the space that the pages write."""
+    return _PERCENTAGE.sub(r"\1 %", row.format(key, figures))
 
 
 def _intro_of_commands(row: LectureRow) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from docs.tools.navigation import NAVIGATION
-from docs.tools.staging import ROOT, Stage, address, write_if_new
+from docs.tools.staging import ROOT, SitePages, address, write_if_new
 
 STYLE = Path(__file__).with_name("site.css")
 WORKER = Path(__file__).with_name("worker.js")
@@ -83,7 +83,7 @@ def stage_site(work: Path, searches_folder: bool) -> None:
     plugin `offline`, whose script `build_site` replaces."""
     pages = work / "pages"
     pages.mkdir(parents=True, exist_ok=True)
-    Stage(pages).add_all()
+    SitePages(pages).add_all()
     for asset in (STYLE, WORKER):
         write_if_new(pages / asset.name, asset.read_text())
     nav = f"[project]\nnav = {_navigation()}\n"

@@ -46,7 +46,7 @@ def write_if_new(path: Path, text: str) -> None:
         path.write_text(text)
 
 
-class Stage:
+class SitePages:
     """Lays out the pages in a folder, and whatever they link to."""
 
     def __init__(self, folder: Path) -> None:
