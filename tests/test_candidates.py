@@ -19,6 +19,7 @@ from netdsl.backends.cpu.candidates import CPU_CANDIDATES
 from netdsl.backends.cpu.kernel_problem import KernelProblem
 from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
 from netdsl.backends.cpu.task_program import make_program
+from netdsl.cli.kernel_tables import format_cost
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.lower.candidates import Assessment, Candidate, CandidateChoice, choose
@@ -354,7 +355,12 @@ def test_explain_shows_why(netdsl: Any, tmp_path: Path) -> None:
     assert f"* {chosen} " in parts["fc1.matmul"]
     assert "implicit_gemm " in parts["fc1.matmul"]
     assert "others: for other kinds of kernels" in parts["fc1.matmul"]
-    assert "only if nothing else can" in parts["fc1.matmul"]
+
+
+def test_costs_are_shown_with_their_unit() -> None:
+    assert format_cost(Assessment("a", cost=1234.4), "cycles") == "1,234 cycles"
+    assert format_cost(Assessment("a", cost=math.inf), "cycles") == "only if nothing else can"
+    assert format_cost(Assessment("a"), "cycles") == "will be timed on the device"
 
 
 def test_explain_shows_why_as_json(netdsl: Any) -> None:

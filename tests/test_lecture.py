@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 
 FILES = sorted((ROOT / "models" / "lecture").glob("*.net"))
 PATHS = sorted(ROWS.glob("*.toml"))
-MAX_SECONDS = 3.5
+MAX_SECONDS = 2.0
 """Of the commands of a row that runs with the fast tests."""
 
 

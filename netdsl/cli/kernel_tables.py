@@ -51,7 +51,7 @@ def _list_candidates(kernel: ExplainedKernel) -> Iterator[str]:
     width = max((len(a.name) for a in able), default=0)
     for a in sorted(able, key=lambda a: math.inf if a.cost is None else a.cost):
         mark = "*" if a.name == kernel.computed_by else " "
-        yield f"  {mark} {a.name:<{width}}  {_format_cost(a, kernel.cost_unit)}"
+        yield f"  {mark} {a.name:<{width}}  {format_cost(a, kernel.cost_unit)}"
     reasons: dict[str, list[str]] = {}
     for a in kernel.assessments:
         if a.reason is not None:
@@ -62,7 +62,7 @@ def _list_candidates(kernel: ExplainedKernel) -> Iterator[str]:
         yield fill(text, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
 
 
-def _format_cost(assessment: Assessment, unit: str) -> str:
+def format_cost(assessment: Assessment, unit: str) -> str:
     if assessment.cost is None:
         return "will be timed on the device"
     if math.isinf(assessment.cost):
