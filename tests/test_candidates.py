@@ -351,7 +351,8 @@ def test_explain_shows_why(netdsl: Any, tmp_path: Path) -> None:
     parts = {part.split(" ", 1)[0]: part for part in out.split("\n\n")}
     assert "small_m_gemm, implicit_gemm: a batch of matrix products" in parts["local1.matmul"]
     assert "* " not in parts["local1.matmul"]
-    chosen = parts["fc1.matmul"].splitlines()[0].rpartition(": ")[2]  # depends on the vectors' width
+    # Which one is chosen depends on the width of the vectors.
+    chosen = parts["fc1.matmul"].splitlines()[0].rpartition(": ")[2]
     assert f"* {chosen} " in parts["fc1.matmul"]
     assert "implicit_gemm " in parts["fc1.matmul"]
     assert "others: for other kinds of kernels" in parts["fc1.matmul"]

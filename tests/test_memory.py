@@ -185,8 +185,8 @@ def run(text):
 run(sys.argv[2])
 base, scratch = peak(), count_scratch_bytes()
 job = run(sys.argv[1])
-# Scratch memory is not predicted. It depends on the vectors of the processor: wide ones read weights
-# unpacked where narrow ones pack them.
+# Scratch memory is not predicted. It depends on the processor: wide vectors read weights unpacked
+# where narrow ones pack them.
 scratch = count_scratch_bytes() - scratch
 print(peak() - base - scratch, predict_memory(job, open_backend("cpu").fusion).total)
 """
