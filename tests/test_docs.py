@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from netdsl.data.augment import bind_augmentation
+from netdsl.data.pictures import pictures_from_paths
+from netdsl.data.preprocessing import Preprocessing
 from netdsl.errors import NetError
 from netdsl.insight.net_tests import run_test
 from netdsl.insight.program_check import check_program
@@ -212,6 +216,23 @@ def test_the_schedule_that_is_shown_works() -> None:
     schedule = eval(compile(ast.Expression(entry.value), "page", "eval"), names)
     factors = [schedule.factor(schedules.Moment(e, 9, 10), 0.0, 0.5) for e in (0, 0.9, 1.0, 2.5)]
     assert factors == [1, 1, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("size", [(301, 500), (640, 333), (256, 256)])
+def test_the_preparation_of_the_onnx_page_is_that_of_predict(
+    tmp_path: Path, size: tuple[int, int], orientation: int
+) -> None:
+    (python,) = [t for t in fenced("docs/onnx.md", "python") if "def prepare(" in t]
+    names: dict[str, Any] = {}
+    exec(python, names)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
+    transforms = (bind_augmentation("resize", size=256), bind_augmentation("center_crop"))
+    expected = Preprocessing(transforms, (227, 227, 3))(pictures_from_paths([tmp_path / "a.jpg"]))
+    np.testing.assert_array_equal(names["prepare"](tmp_path / "a.jpg"), expected)
 
 
 def test_the_ir_of_the_internals_is_what_the_pass_does(
