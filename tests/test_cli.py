@@ -206,7 +206,12 @@ def test_an_earlier_run_is_never_written_over(netdsl: Any, tmp_path: Path) -> No
     code, _, err = netdsl("train", DIGITS, "--out", "out")
     assert code == 2
     assert "already contains last.safetensors" in err
+    assert "--resume" not in err
     assert (tmp_path / "out" / "last.safetensors").read_bytes() == b"precious"
+    (tmp_path / "out" / "recipe.net").write_text("")
+    code, _, err = netdsl("train", DIGITS, "--out", "out")
+    assert code == 2
+    assert "continue this run with `--resume out`" in err
 
 
 def test_cuda_without_cupy_says_what_to_install(

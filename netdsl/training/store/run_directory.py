@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import dropwhile
@@ -39,7 +40,10 @@ def create_run_directory(path: str, out: Path | None) -> Path:
         existing_files = [str(p.relative_to(out)) for p in paths]
         if existing_files:
             message = f"{out} already contains {', '.join(existing_files)}"
-            raise fail(message, help="give another `--out`; no file is ever overwritten")
+            help = "give another `--out`; no file is ever overwritten"
+            if {"recipe.net", f"last{SUFFIX}"} <= {p.name for p in paths}:
+                help = f"continue this run with `--resume {shlex.quote(str(out))}`, or {help}"
+            raise fail(message, help=help)
         return _create(out, exist_ok=True)
     return create_numbered(Path("runs"), path)
 
