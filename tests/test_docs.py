@@ -220,10 +220,10 @@ def test_the_schedule_that_is_shown_works() -> None:
 
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("size", [(301, 500), (640, 333), (256, 256)])
-def test_the_preparation_of_the_onnx_page_is_that_of_predict(
+def test_the_preparation_of_the_tutorial_is_that_of_predict(
     tmp_path: Path, size: tuple[int, int], orientation: int
 ) -> None:
-    (python,) = [t for t in fenced("docs/onnx.md", "python") if "def prepare(" in t]
+    (python,) = [t for t in fenced("docs/tutorial/4-deploy.md", "python") if "def prepare(" in t]
     names: dict[str, Any] = {}
     exec(python, names)
     exif = Image.Exif()
@@ -232,7 +232,8 @@ def test_the_preparation_of_the_onnx_page_is_that_of_predict(
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
     transforms = (bind_augmentation("resize", size=256), bind_augmentation("center_crop"))
     expected = Preprocessing(transforms, (227, 227, 3))(pictures_from_paths([tmp_path / "a.jpg"]))
-    np.testing.assert_array_equal(names["prepare"](tmp_path / "a.jpg"), expected)
+    with Image.open(tmp_path / "a.jpg") as picture:
+        np.testing.assert_array_equal(names["prepare"](picture), expected)
 
 
 def test_the_ir_of_the_internals_is_what_the_pass_does(
