@@ -127,6 +127,10 @@ class Site:
     def step(self) -> Node:
         return self.b.input("step", TensorType((), "int32"))
 
+    @property
+    def rank(self) -> Node:
+        return self.b.input("rank", TensorType((), "int32"))
+
 
 def channel_count(x: Node) -> int:
     return x.type.shape[-1]
