@@ -12,6 +12,7 @@ from netdsl.training.run.bad_pictures import PictureMonitor
 from netdsl.training.run.callbacks import Callbacks, Result, StepReport, StopRequested
 from netdsl.training.run.evaluator import Evaluator
 from netdsl.training.run.phase import Phase
+from netdsl.training.run.replicas import check_replicas
 from netdsl.training.run.stepper import Stepper
 from netdsl.training.run.watch_monitor import WatchMonitor
 from netdsl.training.store.progress import TIMING_METRICS, Progress
@@ -35,8 +36,10 @@ def train(
     StopRequested, Diverged and BadPicture, which `Trainer` handles.
     """
 
+    communicator = stepper.state.backend.communicator
+
     def check_stop() -> None:
-        if callbacks.should_stop():
+        if stepper.agree_to_stop(callbacks.should_stop()):
             stepper.synchronize()
             raise StopRequested
 
@@ -44,8 +47,9 @@ def train(
         """What to call with the number of images that have been evaluated, of `total`."""
 
         def report(done: int) -> None:
-            check_stop()
-            callbacks.on_phase(Phase(name, done, total, epoch))
+            if communicator.any(callbacks.should_stop()):
+                raise StopRequested
+            callbacks.on_phase(Phase(name, done * communicator.size, total, epoch))
 
         callbacks.on_phase(Phase(name, 0, total, epoch))
         return report
@@ -67,6 +71,9 @@ def train(
                     seconds = time.perf_counter() - started
                     callbacks.on_step(_step_report(job, epoch_start, stepper.progress, seconds))
             stepper.check_finite()
+            if stepper.agree_to_stop(False):  # a rank was asked before the last update
+                raise StopRequested
+            check_replicas(communicator, stepper.state, stepper.progress.epoch + 1)
             seconds = time.perf_counter() - started
 
             if evaluator.has_validation and pictures.are_files:
