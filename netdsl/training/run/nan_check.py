@@ -77,14 +77,17 @@ def find_fault(graph: Graph, given: Values) -> Fault | None:
     return None
 
 
+_PREFIXES = {
+    "d.": "the gradient of ",
+    "reduce.": "the gradient of ",
+    "update.": "the update of ",
+    "": "",
+}
+
+
 def describe_node(node: Node, network: Network) -> str:
     """Describes which part of a step a node belongs to, in terms of the net's layers."""
-    for prefix, words in (
-        ("d.", "the gradient of "),
-        ("reduce.", "the gradient of "),
-        ("update.", "the update of "),
-        ("", ""),
-    ):
+    for prefix, words in _PREFIXES.items():
         for layer in network.layers:
             names = (*layer.nodes, layer.path)
             if any(f"{node.name}.".startswith(f"{prefix}{n}.") for n in names):

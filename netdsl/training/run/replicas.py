@@ -35,8 +35,8 @@ def check_replicas(communicator: Communicator, state: State, epoch: int) -> None
     if others:
         odd = [rank for rank, value in enumerate(found) if value != most]
         raise fail(
-            f"the weights of {format_ranks(communicator, odd)} differ from those of the other ranks "
-            f"after epoch {epoch}",
+            f"after epoch {epoch}, the weights of {format_ranks(communicator, odd)} differ from "
+            "those of the other ranks",
             help="the ranks need the same processor or GPU model and the same libraries; if they "
             "have them, a device may be defective",
         )

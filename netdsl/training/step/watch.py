@@ -50,8 +50,9 @@ def build_watch_graph(network: Network, recipe: Recipe, what: Sequence[str]) -> 
                 outputs[f"activations {path}"] = _moments(b, node)
                 outputs[f"dead {path}"] = _dead(b, node)
     if "gradients" in what:
-        gradients = sort_by_readiness(b, grad(b, f.loss, trainable_weights(network, recipe)))
-        gradients = reduce_gradients(b, gradients, network.ranks)
+        gradients = grad(b, f.loss, trainable_weights(network, recipe))
+        if network.ranks > 1:
+            gradients = reduce_gradients(b, sort_by_readiness(b, gradients), network.ranks)
         with b.at(None, "watch"):
             outputs |= {f"gradients {name}": _moments(b, g) for name, g in gradients.items()}
     return verify_graph(b.build(outputs, name=f"{network.name}.watch"))
