@@ -121,6 +121,7 @@ class Stepper:
             "step": np.asarray(s.step + i, dtype=np.int32),
             "update": np.asarray(s.update, dtype=np.int32),
             "seed": np.asarray(recipe.seed, dtype=np.int32),
+            "rank": np.asarray(0, dtype=np.int32),
             "ema_rate": np.asarray(s.ema_rate(recipe.ema or 0.0), dtype=np.float32),
         }
 
