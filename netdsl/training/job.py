@@ -89,7 +89,7 @@ class Job:
     @property
     def images_per_update(self) -> int:
         """The number of images in one update."""
-        return self.recipe.data.batch * self.recipe.accumulate
+        return self.recipe.images_per_update
 
     @property
     def steps_per_epoch(self) -> int:

@@ -189,8 +189,14 @@ class Stepper:
 
     def check_finite(self) -> None:
         """Raises Diverged if a weight is not finite or no step of the epoch had a finite loss."""
+        self.check_weights()
+        if not self.progress.batches:
+            raise Diverged
+
+    def check_weights(self) -> None:
+        """Raises Diverged if a weight is not finite."""
         self.synchronize()
-        if not self.progress.batches or not all(is_finite({k: v}) for k, v in self.state.items()):
+        if not all(is_finite({k: v}) for k, v in self.state.items()):
             raise Diverged
 
     def scale_metrics(self) -> dict[str, float]:

@@ -146,13 +146,18 @@ class RunDirectory:
         if whole:
             self._save_periodic(s)
 
-    def save_epoch(self, s: Progress) -> None:
-        """Saves a finished epoch. The last checkpoint is written before the best one, so that if
-        the run stops in between, the best one can be restored from it."""
-        self.save_last(s)
-        if self._is_best(s):
+    def save_epoch(self, s: Progress, is_due: bool = True) -> bool:
+        """Saves a finished epoch; the last checkpoint only if it is due, if the run is finished, or
+        before the best one, so that if the run stops in between, the best one can be restored from
+        it. Returns whether it was saved."""
+        is_best = self._is_best(s)
+        is_saved = is_due or is_best or s.is_finished(self.job.recipe)
+        if is_saved:
+            self.save_last(s)
+        if is_best:
             self._save_for_inference("best", s)
         self._save_periodic(s)
+        return is_saved
 
     def _is_best(self, s: Progress) -> bool:
         """Whether the last finished epoch is the best one so far."""
