@@ -82,7 +82,7 @@ def training_graph(network: Network, recipe: Recipe, counter: str | None = None)
     `lr`, and as needed `step` (batches so far), `seed`, `ema_rate`, and `counter`, which counts
     updates: `step` unless an update takes several batches. Outputs: `loss` (all outputs, weighted),
     `main_loss`, `accuracy`; with a scaled loss also `left_out` and the new `loss_scale`. On several
-    ranks, these and the gradients are means over all of them, with `stop` as input and output."""
+    ranks, these and the gradients are means over all, and `signals` are an input and an output."""
     f = build_forward(network, recipe)
     b, learnt = f.b, trainable_weights(network, recipe)
     scale = _loss_scale(f, recipe)
