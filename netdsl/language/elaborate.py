@@ -71,10 +71,7 @@ def elaborate(
 
 
 _INPUT = Signature("input", (Param("shape", Shape()),))
-_RESERVED_INPUTS = (
-    *("labels", "targets", "weights"),
-    *("lr", "step", "update", "seed", "rank", "ema_rate"),
-)
+_RESERVED_INPUTS = tuple("labels targets weights lr step update seed rank ema_rate".split())
 _OUTPUT = Signature("output", (Param("weight", Float(), 1.0),))
 
 
