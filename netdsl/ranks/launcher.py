@@ -25,8 +25,8 @@ LAUNCHERS = (
 sets no variable of a step."""
 
 LOCAL_RANK_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
-"""Numbers among the ranks of a host, from Open MPI, MPICH and Slurm. An mpiexec inside an allocation
-passes on the last one, which then says nothing of its ranks."""
+"""The number among the ranks of a host, from Open MPI, MPICH and Slurm. Under an mpiexec inside of
+an allocation, the last one is set as well, and says nothing of its ranks."""
 
 
 @dataclass(frozen=True)

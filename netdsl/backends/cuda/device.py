@@ -31,6 +31,8 @@ class Device:
         self.stream.use()
         self.multiprocessors: int = self.gpu.attributes["MultiProcessorCount"]
         self.architecture = nvrtc.target_architecture(self.gpu.compute_capability)
+        properties = self.cupy.cuda.runtime.getDeviceProperties(self.gpu.id)
+        self.name: str = properties["name"].decode()
         self.scratch = self.cupy.zeros(SCRATCH_BYTES, dtype="uint8")
         self.workspace = self.cupy.empty(WORKSPACE_BYTES, dtype="uint8")
         self.handle = load_cudnn().create_handle()
@@ -51,11 +53,9 @@ class Device:
         return TuningCache(*self._cache_identity())
 
     def _cache_identity(self) -> tuple[object, ...]:
-        runtime = self.cupy.cuda.runtime
-        name = runtime.getDeviceProperties(self.gpu.id)["name"]
+        driver = self.cupy.cuda.runtime.driverGetVersion()
         libraries = load_cudnn().__version__, load_cudnn().backend_version(), cublaslt_version()
-        versions = (*libraries, runtime.driverGetVersion())
-        return (name, self.multiprocessors, *versions)
+        return (self.name, self.multiprocessors, *libraries, driver)
 
     def with_tuner(self, tuner: Tuner, deterministic: bool) -> Device:
         """Returns the same GPU with another tuner and no choices yet."""
