@@ -30,6 +30,9 @@ from netdsl.types import Graph, Node, TensorType
 SUM_SUFFIX = ".gradient"
 """The suffix of states that accumulate gradients. They hold zeros between two updates."""
 
+GRADIENT_PREFIX = "gradient."
+"""The prefix of outputs that are gradients."""
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -128,6 +131,16 @@ def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
         slot = _gradient_sum(f.b, name, g)
         updates[slot.name] = f.b.add(slot, g)
     return verify_graph(f.b.build(results, updates, f"{network.name}.accumulate"))
+
+
+@pause_garbage_collection()
+def gradient_graph(network: Network, recipe: Recipe) -> Graph:
+    """A batch whose gradients are outputs, `gradient.NAME` of each weight that is trained; the
+    weights stay as they are."""
+    f = build_forward(network, recipe)
+    gradients = _gradients(f, trainable_weights(network, recipe), _loss_scale(f, recipe))
+    outputs = {f"{GRADIENT_PREFIX}{name}": g for name, g in gradients.items()}
+    return verify_graph(f.b.build(f.results | outputs, f.updates, f"{network.name}.gradients"))
 
 
 def trainable_weights(network: Network, recipe: Recipe) -> tuple[Node, ...]:
