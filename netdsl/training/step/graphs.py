@@ -138,7 +138,9 @@ def gradient_graph(network: Network, recipe: Recipe) -> Graph:
     """A batch whose gradients are outputs, `gradient.NAME` of each weight that is trained; the
     weights stay as they are."""
     f = build_forward(network, recipe)
-    gradients = _gradients(f, trainable_weights(network, recipe), _loss_scale(f, recipe))
+    gradients = _gradients(
+        f, trainable_weights(network, recipe), _loss_scale(f, recipe), network.ranks
+    )
     outputs = {f"{GRADIENT_PREFIX}{name}": g for name, g in gradients.items()}
     return verify_graph(f.b.build(f.results | outputs, f.updates, f"{network.name}.gradients"))
 
