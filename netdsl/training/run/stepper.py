@@ -84,6 +84,7 @@ class Stepper:
             self.job.augment,
             data.sampling,
             mixer=mixer,
+            shard=self.job.shard,
         )
         return prefetch(group_batches(batches, recipe.accumulate))
 
