@@ -25,6 +25,7 @@ FLOORS = [
     "dump",
     "disk_cache",
     "json_schema",
+    "ranks",
     "values",
     "value_advice",
     "parameter_types",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from netdsl.backends.base import Backend, SequentialThunk, Thunk
+from netdsl.backends.base import AsyncThunk, Backend, SequentialThunk, Thunk
+from netdsl.backends.host_collective import bind_host_collective
 from netdsl.backends.roofline import Ceilings
 from netdsl.lower.candidates import CandidateChoice
 from netdsl.ops import OPS
@@ -19,6 +20,7 @@ from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
 from netdsl.plan.placement import Placement
 from netdsl.plan.plan import Plan
+from netdsl.ranks.communicator import ONE_RANK, Communicator
 from netdsl.types import Array
 
 _ALIGN = 64
@@ -31,6 +33,7 @@ class ArrayBackend(Backend):
     name: str
     xp: Any
     fusion: FusionOptions = NO_FUSION
+    communicator: Communicator = ONE_RANK
 
     def upload(self, array: Array) -> Array:
         return self.xp.array(array, order="C")
@@ -64,6 +67,14 @@ class ArrayBackend(Backend):
             pieces = plan.find_concat_copies(kernel.name)
             return SequentialThunk(tuple(binder.make_copy(p.source, p.target) for p in pieces))
         return binder.make_compute(kernel)
+
+    def bind_collective(
+        self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
+    ) -> AsyncThunk:
+        return bind_host_collective(self, plan, kernel, memory)
+
+    def with_communicator(self, communicator: Communicator) -> Backend:
+        return replace(self, communicator=communicator)
 
     def explain_choices(self, plan: Plan) -> tuple[CandidateChoice[Any, Any], ...]:
         """All kernels are computed by reference."""

@@ -16,6 +16,7 @@ from netdsl.plan.fusion import NO_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
 from netdsl.plan.plan import Plan
+from netdsl.ranks.communicator import ONE_RANK, Communicator
 from netdsl.types import Array
 
 Thunk = Callable[[], None]
@@ -33,6 +34,11 @@ class Backend(ABC):
     """The name used in messages and reports."""
     fusion: FusionOptions = NO_FUSION
     """Which nodes may share a kernel; by default, none."""
+    communicator: Communicator = ONE_RANK
+    """The ranks that run the same plans, each on a device of its own."""
+    steps_in_flight: int = 0
+    """Steps that may still be running when the next one is launched. Ranks collect the results of
+    a step this many steps later, so that all of them see a result after the same update."""
 
     # arrays
 
@@ -73,6 +79,16 @@ class Backend(ABC):
         """Returns all kernels of a step as one function; by default, it calls them one after the
         other."""
         return SequentialThunk(tuple(thunks))
+
+    def with_communicator(self, communicator: Communicator) -> Backend:
+        """Returns the backend as that of one of several ranks. Raises NetError if it cannot be."""
+        raise fail(f"`{self.name}` runs on one rank only", help="start it without a launcher")
+
+    @abstractmethod
+    def bind_collective(
+        self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
+    ) -> AsyncThunk:
+        """Binds a kernel of kind `collective`, as `bind` does the others."""
 
     def as_deterministic(self) -> Backend:
         """Returns the backend restricted to kernels that give the same bits on every run."""
@@ -150,6 +166,19 @@ class RefreshableThunk:
 class WinogradThunk(RefreshableThunk):
     """A bound kernel that computes a convolution by minimal filtering, with fewer multiplications
     than the direct algorithm."""
+
+
+@dataclass(frozen=True)
+class AsyncThunk:
+    """A bound collective: `start` begins it when its operands are there, and after `wait` its
+    results are. Others run in between, which must not touch either."""
+
+    start: Thunk
+    wait: Thunk
+
+    def __call__(self) -> None:
+        self.start()
+        self.wait()
 
 
 MAX_STEPS_IN_FLIGHT = 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from netdsl.ops import (
     activation,
+    collective,
     conv,
     dropout,
     elementwise,
@@ -31,6 +32,7 @@ _FAMILIES = (
     loss,
     dropout,
     optimizer,
+    collective,
 )
 
 OPS: dict[str, Op] = {op.name: op for family in _FAMILIES for op in family.OPS}

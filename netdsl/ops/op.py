@@ -11,7 +11,7 @@ from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType, dims
 
 Pair = tuple[int, int]
-OpKind = Literal["leaf", "anchor", "elementwise", "reduce", "view", "opaque"]
+OpKind = Literal["leaf", "anchor", "elementwise", "reduce", "view", "opaque", "collective"]
 Trait = Literal[
     "activation",
     "broadcasting",

@@ -8,13 +8,14 @@ from typing import Literal
 
 from netdsl.types import Graph
 
-KernelKind = Literal["map", "anchor", "opaque", "copy"]
+KernelKind = Literal["map", "anchor", "opaque", "copy", "collective"]
 
 
 @dataclass(frozen=True)
 class Kernel:
     """`map` iterates over a domain elementwise (with reductions over it), `anchor` is a product
-    with the epilogue on its tiles, `opaque` is a single node, `copy` moves a value.
+    with the epilogue on its tiles, `opaque` is a single node, `copy` moves a value, `collective`
+    reduces the values of a bucket over all ranks.
 
     `nodes` are in graph order and may include nodes that other kernels also compute. `inputs` are
     the values that they read from memory, each under the name of the view that is read; `outputs`

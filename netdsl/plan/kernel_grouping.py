@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from netdsl.plan.dataflow import DataflowGraph
 from netdsl.plan.fusion import FusionOptions
 from netdsl.plan.kernel import KernelKind
 from netdsl.plan.kernel_body import KernelBodies, KernelBody
@@ -27,6 +28,20 @@ class KernelGroup:
     reduction_key: tuple[object, ...] | None = None
     epilogue_operands: set[str] = field(default_factory=set)
     reads: set[str] = field(default_factory=set)
+
+
+_KERNEL_KINDS: dict[str, KernelKind] = {
+    "elementwise": "map",
+    "reduce": "map",
+    "anchor": "anchor",
+    "copy": "copy",
+    "collective": "collective",
+}
+
+
+def find_kernel_kind(flow: DataflowGraph, name: str) -> KernelKind:
+    """Returns the kind of kernel that computes a node."""
+    return _KERNEL_KINDS.get(flow.op_kind(name), "opaque")
 
 
 class KernelGrouping:
@@ -190,8 +205,7 @@ class KernelGrouping:
 
     def _add_group(self, sink: str, depth: int) -> KernelGroup:
         flow = self.flow
-        kinds: dict[str, KernelKind] = {"elementwise": "map", "reduce": "map", "anchor": "anchor"}
-        kind = kinds.get(flow.op_kind(sink), "copy" if sink in flow.copied_views else "opaque")
+        kind = find_kernel_kind(flow, sink)
         group = KernelGroup(depth, flow.nodes[sink].region, flow.domain_size(sink), kind)
         self.groups.append(group)
         self._groups_by_domain.setdefault((depth, group.domain_size, group.region), []).append(

@@ -143,7 +143,9 @@ class _LayoutAssigner:
             has_own_storage = (
                 self.flow.base[base.name] == base.name and base.name not in self.updates
             )
-            if not has_own_storage or base.op in ("state", "const"):
+            if not has_own_storage or OPS[base.op].kind == "collective":
+                continue  # what is reduced is contiguous
+            if base.op in ("state", "const"):
                 continue
             if self.fusion.has_halo:
                 halos[base.name] = _merge_halos(

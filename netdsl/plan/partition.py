@@ -10,10 +10,10 @@ from __future__ import annotations
 from netdsl.ops import OPS
 from netdsl.plan.dataflow import DataflowGraph
 from netdsl.plan.fusion import FusionOptions, is_cheap
-from netdsl.plan.kernel import Kernel, KernelKind
+from netdsl.plan.kernel import Kernel
 from netdsl.plan.kernel_body import KernelBodies, KernelBody
 from netdsl.plan.kernel_dag import build_kernel_dag
-from netdsl.plan.kernel_grouping import KernelGroup, KernelGrouping
+from netdsl.plan.kernel_grouping import KernelGroup, KernelGrouping, find_kernel_kind
 from netdsl.plan.memory_traffic import count_moved_bytes
 from netdsl.types import find_reachable
 
@@ -31,14 +31,8 @@ def partition_kernels(flow: DataflowGraph, fusion: FusionOptions) -> tuple[Kerne
 
 
 def _make_single_node_kernel(flow: DataflowGraph, name: str) -> Kernel:
-    kind = flow.op_kind(name)
     inputs = tuple(dict.fromkeys(flow.nodes[name].args))
-    kernel_kind: KernelKind = (
-        "anchor" if kind == "anchor" else "copy" if kind == "copy" else "opaque"
-    )
-    if kind in ("elementwise", "reduce"):
-        kernel_kind = "map"
-    return Kernel(name, kernel_kind, (name,), inputs, (name,))
+    return Kernel(name, find_kernel_kind(flow, name), (name,), inputs, (name,))
 
 
 class _Partitioner:

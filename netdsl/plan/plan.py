@@ -11,6 +11,7 @@ import networkx as nx
 from netdsl.ir.garbage_collection import pause_garbage_collection
 from netdsl.ops import OPS
 from netdsl.plan.arena_allocator import compute_peak_bytes, pack_allocations
+from netdsl.plan.collectives import find_waits, merge_buckets
 from netdsl.plan.dataflow import DataflowGraph
 from netdsl.plan.fusion import FusionOptions
 from netdsl.plan.kernel import Kernel
@@ -60,6 +61,11 @@ class Plan:
         """The kernels by number, with edges to those that read what they write."""
         return build_kernel_dag(self.flow, self.kernels)
 
+    @cached_property
+    def waits(self) -> Mapping[int, tuple[int, ...]]:
+        """For each kernel by number the collectives whose results it is the first to read."""
+        return find_waits(self.flow, self.kernels)
+
     def find_concat_copies(self, concat: str) -> tuple[ConcatCopy, ...]:
         """Returns what a concatenation must copy: the branches that are not written in place."""
         concat_node = self.graph[concat]
@@ -84,7 +90,7 @@ class Plan:
 def make_plan(graph: Graph, fusion: FusionOptions) -> Plan:
     """Partitions, schedules and places a graph for a backend that offers `fusion`."""
     flow = DataflowGraph(insert_copies(graph))
-    kernels = partition_kernels(flow, fusion)
+    kernels = merge_buckets(flow, partition_kernels(flow, fusion))
     in_place_updates = find_in_place_updates(flow, kernels)
     order, waiting = schedule_kernels(flow, kernels, in_place_updates)
     in_place_updates = {s: v for s, v in in_place_updates.items() if s not in waiting}

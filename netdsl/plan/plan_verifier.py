@@ -190,6 +190,8 @@ class _PlanVerifier:
         has_same_layout = (
             a.placement.layout == b.placement.layout and a.placement.dtype == b.placement.dtype
         )
+        if kernel.kind == "collective":
+            return has_same_layout and self.plan.graph[b.name].args == (a.name,)
         is_single_domain = kernel.kind in ("map", "anchor") and not kernel.parts
         has_no_reduction = all(self.flow.op_kind(n) != "reduce" for n in kernel.nodes)
         return (

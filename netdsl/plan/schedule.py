@@ -17,23 +17,31 @@ def schedule_kernels(
 ) -> tuple[list[Kernel], set[str]]:
     """Returns the kernels in an executable order, and the states whose updates must be deferred.
 
-    Among the kernels that are ready, the first in program order runs next; batched updates run
-    last. `in_place_updates` maps each state that a kernel overwrites to the value written there;
-    such a kernel runs after all other readers of its state. Where that is impossible (two states
-    that swap values), the states concerned are returned and the order ignores them.
+    Among the kernels that are ready, collectives run first, since other kernels run while they
+    are reduced, then the first in program order; batched updates run last. `in_place_updates` maps
+    each state that a kernel overwrites to the value written there; such a kernel runs after all
+    other readers of its state. Where that is impossible (two states that swap values), the states
+    concerned are returned and the order ignores them.
     """
     dag = build_kernel_dag(flow, kernels)
     anti_dependencies = _find_anti_dependencies(flow, kernels, in_place_updates)
     waiting = _find_cyclic_states(dag, anti_dependencies)
     for state in anti_dependencies.keys() - waiting:
         dag.add_edges_from(anti_dependencies[state])
-    is_last = [bool(k.parts) and not dag[i] for i, k in enumerate(kernels)]
+    priority = [_find_priority(k, bool(dag[i])) for i, k in enumerate(kernels)]
     try:
-        order = list(nx.lexicographical_topological_sort(dag, lambda i: (is_last[i], i)))
+        order = list(nx.lexicographical_topological_sort(dag, lambda i: (priority[i], i)))
     except nx.NetworkXUnfeasible:
         names = ", ".join(kernels[i].name for i, _ in nx.find_cycle(dag))
         raise internal_error(f"kernels wait for each other: {names}") from None
     return [kernels[i] for i in order], waiting
+
+
+def _find_priority(kernel: Kernel, has_readers: bool) -> int:
+    """The place of a kernel among those that are ready: the lowest number runs first."""
+    if kernel.kind == "collective":
+        return -1
+    return int(bool(kernel.parts) and not has_readers)
 
 
 AntiDependencies = Mapping[str, Sequence[tuple[int, int]]]

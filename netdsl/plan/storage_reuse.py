@@ -24,6 +24,8 @@ def reuse_storage(
     those of `in_place_products`."""
     last = _find_last_reads(flow, order, assignment)
     for i, kernel in enumerate(order):
+        if kernel.kind == "collective":
+            _reduce_in_place(flow, kernel, assignment, states, last, i)
         if not _can_run_in_place(flow, kernel, in_place_products) or kernel.parts:
             continue
         if any(flow.op_kind(n) == "reduce" for n in kernel.nodes):
@@ -48,6 +50,30 @@ def reuse_storage(
                         last[assignment.storage_owners[out]], last.get(out, i)
                     )
                     break
+
+
+def _reduce_in_place(
+    flow: DataflowGraph,
+    kernel: Kernel,
+    assignment: LayoutAssignment,
+    states: Mapping[str, str],
+    last: dict[str, int],
+    now: int,
+) -> None:
+    """Gives each result of a collective the storage of its own operand, if that dies here."""
+    for out in kernel.outputs:
+        base = flow.nodes[out].args[0]
+        owner = assignment.storage_owners.get(base)
+        is_own_storage = assignment.storage_owners.get(out) == out and out not in states
+        if owner is None or flow.base[base] != base or not is_own_storage:
+            continue
+        has_same_place = assignment.layouts[base] == assignment.layouts[out] and (
+            assignment.paddings.get(base) == assignment.paddings.get(out)
+        )
+        is_temporary = OPS[flow.nodes[owner].op].kind != "leaf" and flow.nodes[owner].op != "concat"
+        if has_same_place and is_temporary and last[owner] == now:
+            last[owner] = max(now, last.get(out, now))
+            assignment.storage_owners[out] = owner
 
 
 def _can_run_in_place(

@@ -3,18 +3,19 @@ decisions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from netdsl.backends.base import Backend, RefreshableThunk, Thunk
+from netdsl.backends.base import AsyncThunk, Backend, RefreshableThunk, Thunk
 from netdsl.dump import dump_stage
 from netdsl.errors import internal_error
 from netdsl.ir.garbage_collection import pause_garbage_collection
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
 from netdsl.passes.batch_norm_folding import FoldedGraph
+from netdsl.plan.kernel import Kernel
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan, make_plan
 from netdsl.plan.plan_printer import format_kernels, format_plan
@@ -92,8 +93,8 @@ class Executor:
             for label, name in self.plan.graph.outputs.items()
         }
         with pause_garbage_collection():
-            self.kernels = [backend.bind(self.plan, kernel, memory) for kernel in self.plan.kernels]
-        self._step = backend.capture(self.kernels)
+            self.kernels = [_bind(backend, self.plan, k, memory) for k in self.plan.kernels]
+        self._step = backend.capture(list(_interleave(self.plan, self.kernels)))
 
     def refresh(self) -> None:
         """Recomputes what kernels derive from frozen states."""
@@ -121,6 +122,22 @@ class Executor:
         # overflow and NaN show in the results; NumPy need not warn of them
         with np.errstate(all="ignore"):
             self._step()
+
+
+def _bind(backend: Backend, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
+    bind = backend.bind_collective if kernel.kind == "collective" else backend.bind
+    return bind(plan, kernel, memory)
+
+
+def _interleave(plan: Plan, thunks: Sequence[Thunk]) -> Iterator[Thunk]:
+    """Yields the thunks of a plan's kernels in order, and the wait for a collective before the
+    first of its readers."""
+    for i, thunk in enumerate((*thunks, None)):
+        for awaited in (thunks[j] for j in plan.waits.get(i, ())):
+            assert isinstance(awaited, AsyncThunk)
+            yield awaited.wait
+        if thunk is not None:
+            yield thunk.start if isinstance(thunk, AsyncThunk) else thunk
 
 
 @dataclass(frozen=True)

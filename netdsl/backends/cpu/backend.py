@@ -9,6 +9,7 @@ import numpy as np
 
 from netdsl.backends.array_backend import ArrayBackend
 from netdsl.backends.base import (
+    AsyncThunk,
     Backend,
     ReferenceThunk,
     RefreshableThunk,
@@ -25,6 +26,7 @@ from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
 from netdsl.backends.cpu.product_candidates import CpuChoice
 from netdsl.backends.cpu.roofline_benchmark import measure_cpu_ceilings
 from netdsl.backends.cpu.task_program import make_program, merge_programs, thread_count
+from netdsl.backends.host_collective import bind_host_collective
 from netdsl.backends.roofline import Ceilings
 from netdsl.backends.source_listing import CalledFunction, format_listing
 from netdsl.lower.candidates import choose
@@ -32,6 +34,7 @@ from netdsl.plan.fusion import FULL_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
 from netdsl.plan.plan import Plan
+from netdsl.ranks.communicator import ONE_RANK, Communicator
 from netdsl.types import Array
 
 _SLACK_BYTES = 256
@@ -46,6 +49,7 @@ class CpuBackend(Backend):
     name: str = "cpu"
     fusion: FusionOptions = CPU_FUSION
     array_backend: ArrayBackend = field(default_factory=lambda: ArrayBackend("cpu", np, CPU_FUSION))
+    communicator: Communicator = ONE_RANK
 
     def upload(self, array: Array) -> Array:
         array = np.asarray(array)
@@ -83,6 +87,14 @@ class CpuBackend(Backend):
         return SequentialThunk(
             merge_programs([t.run if isinstance(t, RefreshableThunk) else t for t in thunks])
         )
+
+    def bind_collective(
+        self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
+    ) -> AsyncThunk:
+        return bind_host_collective(self, plan, kernel, memory)
+
+    def with_communicator(self, communicator: Communicator) -> CpuBackend:
+        return replace(self, communicator=communicator)
 
     def explain_choices(self, plan: Plan) -> tuple[CpuChoice, ...]:
         memory = make_placeholder_buffers(plan)

@@ -1,0 +1,1 @@
+"""Ranks: the processes of one run, and how they exchange values."""
