@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from netdsl.signature import BoundCall
+from netdsl.training.job import Job
 from netdsl.training.recipe.intervals import Mark, is_due
 from netdsl.training.recipe.recipe import Recipe
 from netdsl.training.store.progress import Progress
@@ -38,3 +39,15 @@ class ValidationTimer:
         if due:
             self._timer.restart(now)
         return due
+
+
+def explain_short_interval(job: Job) -> tuple[str, ...]:
+    """That epochs are longer than the interval at which they are to be validated, as a line."""
+    chosen, steps = job.recipe.validate_every, job.steps_per_epoch
+    if chosen.name != "steps" or chosen.arguments["count"] >= steps:
+        return ()
+    count = chosen.arguments["count"]
+    return (
+        f"validation comes at the end of an epoch: every {steps:,} steps, not every {count:,} "
+        "(`validate_every`)",
+    )
