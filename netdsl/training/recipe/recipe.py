@@ -242,10 +242,13 @@ class Recipe:
     top_level: TopLevel = field(default_factory=TopLevel, compare=False, repr=False)
     """What the expectations see besides metrics."""
 
-    def settings(self, training: bool, batch: int | None = None) -> Settings:
-        """Returns the settings that elaborate the net for this recipe."""
-        size = self.data.batch if batch is None else batch
-        settings = Settings(size, training, frozen_globs=self.freeze, shrink=self.small)
+    def settings(self, training: bool, batch: int | None = None, ranks: int = 1) -> Settings:
+        """Returns the settings that elaborate the net for this recipe, for each of `ranks` with a
+        part of the batch."""
+        size = self.data.batch // ranks if batch is None else batch
+        settings = Settings(
+            size, training, frozen_globs=self.freeze, shrink=self.small, ranks=ranks
+        )
         if self.has_float_images:
             return settings
         return replace(settings, input_dtype="uint8", prepare=self.data.normalize_pixels)
