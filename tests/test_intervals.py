@@ -163,7 +163,9 @@ def walk(recipe: Recipe, steps: int, start: int) -> list[int]:
             timer = ValidationTimer(
                 recipe, Progress(epoch=epoch - 1, update=start, history=tuple(history))
             )
-        if timer.is_due(Progress(epoch=epoch - 1, update=epoch * steps)):
+        done = Progress(epoch=epoch - 1, update=epoch * steps)
+        if timer.is_due(done):
+            timer.restart(done)
             found.append(epoch)
         history.append({"epoch": epoch, "step": epoch * steps})
     return found

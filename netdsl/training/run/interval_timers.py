@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from netdsl.signature import BoundCall
 from netdsl.training.job import Job
 from netdsl.training.recipe.intervals import Mark, is_due
@@ -32,13 +34,18 @@ class ValidationTimer:
         self._timer = IntervalTimer(recipe.validate_every, progress.epoch_mark)
 
     def is_due(self, progress: Progress) -> bool:
-        """Whether the epoch whose updates are all made is validated, to be asked once of each."""
-        mark = progress.mark
-        now = Mark(progress.epoch + 1, mark.update, mark.seconds)
-        due = now.epoch == 1 or now.epoch >= self.epochs or self._timer.is_due(now)
-        if due:
-            self._timer.restart(now)
-        return due
+        """Whether the epoch whose updates are all made is to be validated. The clocks of several
+        ranks may disagree: all do what one of them says."""
+        now = _end_of_epoch(progress)
+        return now.epoch == 1 or now.epoch >= self.epochs or self._timer.is_due(now)
+
+    def restart(self, progress: Progress) -> None:
+        """Counts from the end of this epoch, which is validated."""
+        self._timer.restart(_end_of_epoch(progress))
+
+
+def _end_of_epoch(progress: Progress) -> Mark:
+    return replace(progress.mark, epoch=progress.epoch + 1)
 
 
 def explain_short_interval(job: Job) -> tuple[str, ...]:
