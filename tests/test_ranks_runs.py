@@ -34,7 +34,9 @@ train {
 """
 
 
-def start(communicator: Communicator, saved: Checkpoint | None = None, text: str = TEXT) -> Trainer:
+def start(
+    communicator: Communicator, saved: Checkpoint | None = None, text: str = TEXT
+) -> Trainer:
     program = build_program(parse(text.replace("KEYS", "")))
     backend = open_backend("cpu").with_communicator(communicator)
     return Trainer(program, None, backend, saved=saved)
