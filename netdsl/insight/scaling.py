@@ -53,6 +53,15 @@ class Interconnect:
     node_latency: float = NODE_LATENCY
     network_latency: float = NETWORK_LATENCY
 
+    def as_json(self) -> dict[str, float]:
+        return {
+            "gpus_per_node": self.per_node,
+            "gbytes_in_node": self.node_bandwidth / 1e9,
+            "gbytes_between_nodes": self.network_bandwidth / 1e9,
+            "us_in_node": 1e6 * self.node_latency,
+            "us_between_nodes": 1e6 * self.network_latency,
+        }
+
     def gpus_in_node(self, gpus: int) -> int:
         return min(gpus, self.per_node)
 
