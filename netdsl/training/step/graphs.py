@@ -128,10 +128,10 @@ def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
 
 @pause_garbage_collection()
 def gradient_graph(network: Network, recipe: Recipe) -> Graph:
-    """A batch whose gradients are outputs, `gradient.NAME` of each weight that is trained; the
-    weights stay as they are."""
+    """A batch whose gradients, as the backward pass gives them, are outputs: `gradient.NAME` of
+    each weight that is trained. The weights stay as they are."""
     f = build_forward(network, recipe)
-    gradients = _gradients(f, trainable_weights(network, recipe), _loss_scale(f, recipe))
+    gradients = _scaled_gradients(f, trainable_weights(network, recipe), _loss_scale(f, recipe))
     outputs = {f"{GRADIENT_PREFIX}{name}": g for name, g in gradients.items()}
     return verify_graph(f.b.build(f.results | outputs, f.updates, f"{network.name}.gradients"))
 
@@ -165,9 +165,14 @@ def _loss_scale(f: Forward, recipe: Recipe) -> LossScale | None:
 
 
 def _gradients(f: Forward, learnt: Sequence[Node], scale: LossScale | None) -> dict[str, Node]:
-    if scale is None:
-        return grad(f.b, f.loss, learnt)
-    return scale.unscale_gradients(grad(f.b, scale.scale_loss(f.loss), learnt))
+    gradients = _scaled_gradients(f, learnt, scale)
+    return scale.unscale_gradients(gradients) if scale else gradients
+
+
+def _scaled_gradients(
+    f: Forward, learnt: Sequence[Node], scale: LossScale | None
+) -> dict[str, Node]:
+    return grad(f.b, scale.scale_loss(f.loss) if scale else f.loss, learnt)
 
 
 def _rate_scale(name: str, recipe: Recipe) -> float:
