@@ -65,7 +65,7 @@ class NetdslSide:
         if work.training:
             ones = np.ones(work.batch, np.float32)
             self.given |= {"labels": labels, "weights": ones, "lr": np.float32(0.01)}
-            self.given |= {"step": np.int32(0), "seed": np.int32(0)}
+            self.given |= {"step": np.int32(0), "seed": np.int32(0), "rank": np.int32(0)}
         if still:
             np.savez(folder / "weights.npz", **{str(i): w for i, w in enumerate(weights)})
         if not work.training:

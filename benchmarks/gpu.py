@@ -107,7 +107,7 @@ def run_training(bench: BenchContext, net: str, profiled: bool) -> GpuRow:
 
 def print_profile(executor: Executor, most: int = 20) -> None:
     """Prints the slowest kernels, each timed alone, with its memory throughput."""
-    from netdsl.backends.cuda.backend import CapturableThunk
+    from netdsl.backends.cuda.captured_step import CapturableThunk
     from netdsl.plan.memory_traffic import count_moved_bytes, find_kernel_label, sum_by_kernel_label
 
     graph, device = executor.plan.graph, executor.backend.device

@@ -1024,8 +1024,15 @@ FAULTS = (
         "netdsl/backends/cpu/elementwise_functions.py",
         "b.trunc(block, words), b.trunc(high, words), step, word(key)",
         "b.trunc(block, words), word(0), step, word(key)",
-        ("tests/test_cpu.py::test_dropout_has_the_bits_of_the_reference",),
-        spared="blocks are numbered beyond 2^32 only in tensors of 2^34 elements",
+        ("tests/test_dropout.py",),
+    ),
+    Fault(
+        "dropout-of-the-first-rank",
+        "cpu",
+        "netdsl/backends/cpu/row_kernel_emitter.py",
+        "return v.splat(b.mul(first, self.args.elements))",
+        "return v.splat(b.mul(first, self.args.run))",
+        ("tests/test_dropout.py",),
     ),
     Fault(
         "dropout-words",
@@ -1033,7 +1040,7 @@ FAULTS = (
         "netdsl/backends/cpu/elementwise_functions.py",
         "block = b.lshr(element, ir.Constant(longs, [2] * v.count))",
         "block = b.lshr(element, ir.Constant(longs, [1] * v.count))",
-        ("tests/test_cpu.py::test_dropout_has_the_bits_of_the_reference",),
+        ("tests/test_dropout.py",),
     ),
     Fault(
         "last-of-equal-costs",
@@ -1171,6 +1178,14 @@ FAULTS = (
         "terms = address_terms(coordinates, row_major_strides(node.type.shape))",
         "terms = address_terms(coordinates, self.places[node.args[0]].layout.strides)",
         ("tests/test_generated.py",),
+    ),
+    Fault(
+        "dropout-of-the-first-rank-there",
+        "cuda",
+        "netdsl/backends/cuda/map_codegen.py",
+        'return f"(i64){self.element(e.args[0])} * ',
+        'return f"{self.element(e.args[0])} * 0 * ',
+        ("tests/test_dropout.py",),
     ),
     Fault(
         "maximum-loses-nan-there",

@@ -296,8 +296,8 @@ class _NetGenerator:
         self.flow(self.b.mul(self.x, self.b.sigmoid(mean)))
 
     def dropout(self) -> None:
-        seed, step = (self.b.input(n, TensorType((), "int32")) for n in ("seed", "step"))
-        self.flow(self.b.dropout(self.x, seed, step, key=f"d{len(self.seen)}", rate=0.3))
+        scalars = (self.b.input(n, TensorType((), "int32")) for n in ("seed", "step", "rank"))
+        self.flow(self.b.dropout(self.x, *scalars, key=f"d{len(self.seen)}", rate=0.3))
 
     def cut(self) -> None:
         n, h, w, c = self.x.type.shape

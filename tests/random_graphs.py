@@ -182,8 +182,8 @@ class _GraphGenerator:
         return self.b.emit(op, x, kernel=kernel, stride=(self.whole(1, 2), 1))
 
     def dropout(self, x: Node) -> Node:
-        seed, step = (self.b.input(n, TensorType((), "int32")) for n in ("seed", "step"))
-        return self.b.dropout(x, seed, step, key="k", rate=0.3)
+        scalars = (self.b.input(n, TensorType((), "int32")) for n in ("seed", "step", "rank"))
+        return self.b.dropout(x, *scalars, key="k", rate=0.3)
 
     def pad(self, x: Node) -> Node:
         amounts = {k: tuple(self.whole(0, 1) for _ in x.type.shape) for k in ("low", "high")}

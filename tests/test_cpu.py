@@ -645,17 +645,6 @@ def test_a_strided_image_becomes_a_matrix() -> None:
     same_as_the_interpreter(graph)
 
 
-@pytest.mark.parametrize("rate", [0.0, 1e-9, 0.3, 0.999, 1 - 1e-12])
-def test_dropout_has_the_bits_of_the_reference(rate: float) -> None:
-    b = Builder(dtype="float32")
-    x = b.input("x", TensorType((3, 37)))
-    seed, step = (b.input(n, TensorType((), "int32")) for n in ("seed", "step"))
-    graph = b.build({"y": b.dropout(x, seed, step, key="a.b", rate=rate)})
-    given = {"x": np.ones((3, 37), np.float32), "seed": np.int32(5), "step": np.int32(9)}
-    found = Executor(graph, CPU, State(CPU)).run(given)["y"]
-    np.testing.assert_array_equal(found, evaluate_results(graph, given)["y"])
-
-
 def test_moments_far_from_zero() -> None:
     b = Builder(dtype="float32")
     x = b.input("x", TensorType((4, 16, 16, 5)))

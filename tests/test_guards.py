@@ -71,8 +71,8 @@ def test_the_first_fault_is_found_where_it_was_made(
 
     op, steps = OPS["dropout"], set()
 
-    def broken(xp: Any, x: Any, seed: Any, step: Any, **attrs: Any) -> Any:
-        y = op.reference(xp, x, seed, step, **attrs)
+    def broken(xp: Any, x: Any, seed: Any, step: Any, rank: Any, **attrs: Any) -> Any:
+        y = op.reference(xp, x, seed, step, rank, **attrs)
         return y * np.float32("nan") if int(step) == at and len(steps) else y
 
     text = NET.replace("  relu\n", "  relu -> dropout(0.1)\n") % "0.01"

@@ -136,8 +136,8 @@ def test_what_no_primitive_stands_for_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_levels_are_those_of_the_operands() -> None:
-    index = LinearIndex("index", "int64", terms=())
     scalar = Expr("neg", "float32", (Constant("const", "float32", value=2.0),))
+    index = LinearIndex("index", "int64", (scalar,), terms=(), size=1)
     row = Expr("cast", "float32", (index,))
     both = Expr("add", "float32", (scalar, row))
     levels = assign_levels([both], lambda _: Level.ROW)

@@ -143,7 +143,7 @@ def test_dropout_keeps_its_share_and_changes_with_step_and_key() -> None:
 
     def drop(step: int, key: str = "a") -> Any:
         reference = OPS["dropout"].reference
-        return reference(np, x, np.int32(1), np.int32(step), key=key, rate=0.25)
+        return reference(np, x, np.int32(1), np.int32(step), np.int32(0), key=key, rate=0.25)
 
     first = drop(0)
     assert set(np.unique(first)) == {np.float32(0), np.float32(1 / 0.75)}

@@ -65,6 +65,7 @@ def given(g: Graph, seed: int = 0) -> dict[str, Any]:
         "step": np.int32(0),
         "update": np.int32(0),
         "seed": np.int32(1),
+        "rank": np.int32(0),
         "ema_rate": np.float32(1),
     }
     return values

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ BANDWIDTHS = st.floats(1e8, 1e12)
 @st.composite
 def timelines(draw: st.DrawFn) -> StepTimeline:
     batch = draw(SECONDS)
-    shares = sorted(draw(st.lists(st.floats(0, 1), min_size=1, max_size=8)))
+    shares = draw(st.lists(st.floats(0, 1), min_size=1, max_size=8))
     sizes = st.integers(4, 60_000_000)
     gradients = tuple(ReadyGradient(f"w{i}", draw(sizes), s * batch) for i, s in enumerate(shares))
     return StepTimeline(draw(st.integers(1, 512)), batch, draw(SECONDS), gradients, draw(BATCHES))
@@ -178,9 +179,7 @@ def test_the_timeline_of_a_net_has_each_gradient(device: str, precision: str) ->
     found = predict_timeline(network, recipe, fusion_of(device), GPUS["h100"].ceilings)
     assert found.size == 4 * network.params
     assert {g.weight for g in found.gradients} == {n.name for n in network.parameters}
-    ready = [g.ready for g in found.gradients]
-    assert ready == sorted(ready)
-    assert 0 < ready[0] < ready[-1] <= found.batch_seconds
+    assert 0 < found.gradients[0].ready < found.gradients[-1].ready <= found.batch_seconds
     assert found.gradients[0].weight.startswith("fc1")
 
 
@@ -203,14 +202,13 @@ def test_an_update_reads_and_writes_weights_and_their_states() -> None:
     assert adam.update_seconds == pytest.approx(7 * adam.size / gpu.bandwidth)
 
 
-def estimate(images: int, ms: float, gpus: int) -> ScalingEstimate:
-    """ResNet-50 in 16 bits on an H100, with links that reach 80 % of their limits."""
+@cache
+def predict_resnet50(images: int) -> StepTimeline:
+    """ResNet-50 in 16 bits on an H100."""
     program = load_recipe(str(RESNET), ["train.precision=mixed"], "imagenet")
-    recipe, gpu = resolve_recipe(program, "imagenet"), GPUS["h100"]
+    recipe = resolve_recipe(program, "imagenet")
     network = elaborate(program, recipe.net, recipe.settings(True, images))
-    timeline = predict_timeline(network, recipe, fusion_of("cuda"), gpu.ceilings)
-    links = Interconnect(8, 0.8 * gpu.link_bandwidth, 0.8 * gpu.port_bandwidth)
-    return ScalingEstimate(timeline.scaled_to(ms / 1e3), links, gpus, 0.01)
+    return predict_timeline(network, recipe, fusion_of("cuda"), GPUS["h100"].ceilings)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +224,10 @@ def test_resnet50_scales_as_by_measured_bandwidths(
     images: int, ms: float, gpus: int, serial: float, overlap: float
 ) -> None:
     """With 200, 120 and 90 GB/s for the whole all-reduce and 30, 80 and 250 us."""
-    found = estimate(images, ms, gpus)
+    gpu = GPUS["h100"]
+    links = Interconnect(8, 0.8 * gpu.link_bandwidth, 0.8 * gpu.port_bandwidth)
+    timeline = predict_resnet50(images).scaled_to(ms / 1e3)
+    found = ScalingEstimate(timeline, links, gpus, 0.01)
     assert found.timeline.size == 4 * 25_557_032
     assert found.serial_efficiency == pytest.approx(serial, abs=0.01)
     assert found.overlapped_efficiency == pytest.approx(overlap, abs=0.01)
@@ -334,12 +335,6 @@ def test_the_advice_is_accepted(netdsl: Any, options: list[str], advice: list[st
     assert code == 2
     assert f"`{' '.join(advice[-2:])}`" in err
     assert netdsl("scale", DIGITS, "--set", "data.batch=32", *advice)[0] == 0
-
-
-def test_a_bucket_that_only_adds_latency_is_told(netdsl: Any) -> None:
-    options = ("--gpus", "1024", "--latency", "500", "--set", "data.batch=8192")
-    _, out, _ = netdsl("scale", f"{RESNET}:imagenet", *options)
-    assert "At 1,024 GPUs, one all-reduce after the backward pass is faster" in out
 
 
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")

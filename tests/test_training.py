@@ -202,6 +202,7 @@ def test_the_loss_falls_on_a_repeated_batch() -> None:
         "weights": np.ones(32, np.float32),
         "lr": np.float32(0.003),
         "seed": np.int32(1),
+        "rank": np.int32(0),
     }
     losses = [float(step.run({**given, "step": np.int32(i)})["loss"]) for i in range(40)]
     assert losses[-1] < 0.3 * losses[0]

@@ -41,7 +41,7 @@ EXACT_OPS = {n for n, op in OPS.items() if op.kind in ("leaf", "view")} | {
     *("reduce_max", "one_hot", "im2col"),
 }
 """Operators that select or move values without rounding."""
-COUNTER_INPUTS = ("step", "update", "seed")
+COUNTER_INPUTS = ("step", "update", "seed", "rank")
 
 
 @dataclass(frozen=True)

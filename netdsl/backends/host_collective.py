@@ -25,13 +25,13 @@ def bind_host_collective(
         return backend.view(memory[place.buffer], place.dtype, place.layout)
 
     pairs = [(plan.graph[name].args[0], name) for name in kernel.outputs]
-    transfers = tuple(_make_transfer(view(source), view(target)) for source, target in pairs)
-    reduction = _HostReduction(backend.communicator, transfers)
+    values = tuple(_make_value(view(source), view(target)) for source, target in pairs)
+    reduction = _HostReduction(backend.communicator, values)
     return AsyncThunk(reduction.start, reduction.wait)
 
 
 @dataclass(frozen=True)
-class _Transfer:
+class _ReducedValue:
     """The operand and the result of a reduction, and the contiguous array that is reduced: the
     result itself, unless it has gaps. In place, the operand is the result."""
 
@@ -48,9 +48,9 @@ class _Transfer:
             self.target[...] = self.buffer
 
 
-def _make_transfer(source: Array, target: Array) -> _Transfer:
+def _make_value(source: Array, target: Array) -> _ReducedValue:
     buffer = target if target.flags.c_contiguous else np.empty(target.shape, target.dtype)
-    return _Transfer(source, target, buffer)
+    return _ReducedValue(source, target, buffer)
 
 
 def _is_same_memory(a: Array, b: Array) -> bool:
@@ -62,16 +62,16 @@ class _HostReduction:
     """A collective of one bucket, and what is pending of it."""
 
     communicator: Communicator
-    transfers: tuple[_Transfer, ...]
+    values: tuple[_ReducedValue, ...]
     pending: Future[None] | None = field(default=None)
 
     def start(self) -> None:
-        for transfer in self.transfers:
-            transfer.load()
-        self.pending = self.communicator.start_all_reduce([t.buffer for t in self.transfers])
+        for value in self.values:
+            value.load()
+        self.pending = self.communicator.start_all_reduce([v.buffer for v in self.values])
 
     def wait(self) -> None:
         assert self.pending is not None
         self.pending.result()
-        for transfer in self.transfers:
-            transfer.store()
+        for value in self.values:
+            value.store()

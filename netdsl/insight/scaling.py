@@ -92,8 +92,8 @@ class ReadyGradient:
 
 @dataclass(frozen=True)
 class GradientBucket:
-    """Gradients that are reduced together: how many, the weight of the last one, their bytes, and
-    when all of them are ready, in seconds from the start of the update."""
+    """Gradients that are reduced together: how many, the weight of the one that is ready last,
+    their bytes, and when all of them are ready, in seconds from the start of the update."""
 
     count: int
     last_weight: str
@@ -104,7 +104,8 @@ class GradientBucket:
 @dataclass(frozen=True)
 class StepTimeline:
     """An update on one GPU: `batches` times forward and backward of `images`, which take
-    `batch_seconds` each, then the update of the weights. `gradients` are in order of readiness."""
+    `batch_seconds` each, then the update of the weights. `gradients` are in the order in which they
+    fill buckets."""
 
     images: int
     batch_seconds: float
@@ -159,7 +160,7 @@ class StepTimeline:
 
 
 def _join_gradients(gradients: Sequence[ReadyGradient], start: float) -> GradientBucket:
-    last = gradients[-1]
+    last = max(gradients, key=lambda g: g.ready)
     size = sum(g.size for g in gradients)
     return GradientBucket(len(gradients), last.weight, size, start + last.ready)
 

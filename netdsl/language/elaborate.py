@@ -32,6 +32,7 @@ from netdsl.language.lookup import (
 )
 from netdsl.language.network import Network
 from netdsl.language.network_builder import (
+    RESERVED_INPUTS,
     InputCall,
     LayerCall,
     NetworkBuilder,
@@ -71,7 +72,6 @@ def elaborate(
 
 
 _INPUT = Signature("input", (Param("shape", Shape()),))
-_RESERVED_INPUTS = ("labels", "targets", "weights", "lr", "step", "update", "seed", "ema_rate")
 _OUTPUT = Signature("output", (Param("weight", Float(), 1.0),))
 
 
@@ -431,8 +431,8 @@ class _Elaborator:
         if label is None and name_scope.path == "input1":
             frame.name_scope.claim("input")
             name_scope = NameScope("input", "input")
-        if name_scope.path in _RESERVED_INPUTS:
-            help = f"a training step has its own {', '.join(_RESERVED_INPUTS)}"
+        if name_scope.path in RESERVED_INPUTS:
+            help = f"a training step has its own {', '.join(RESERVED_INPUTS)}"
             raise fail(f"an input cannot be called `{name_scope.path}`", help=help)
         return name_scope
 

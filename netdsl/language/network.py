@@ -60,6 +60,8 @@ class Network:
     loss_weights: Mapping[str, float]
     training: bool
     output_paths: Mapping[str, str] = field(default_factory=dict)
+    ranks: int = 1
+    """The number of ranks that train it together, each on `batch` images."""
 
     def find_node(self, path: str, span: Span | None = None) -> Node:
         """Returns the output node of a path. Raises NetError if there is no such path."""

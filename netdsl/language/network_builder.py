@@ -39,7 +39,7 @@ class Settings:
     """How to elaborate a net. `prepare` converts the data (of type `input_dtype`) to the network's
     input; its nodes become part of the graph. `frozen_globs` contains globs of states that training
     does not change. `shrink` requests a small version, `image_size` (height, width) images of
-    another size than in the text."""
+    another size than in the text. `ranks` train together, each on a batch of its own."""
 
     batch: int = 1
     training: bool = False
@@ -49,6 +49,12 @@ class Settings:
     frozen_globs: tuple[str, ...] = ()
     shrink: ShrinkSettings | None = None
     image_size: tuple[int, int] | None = None
+    ranks: int = 1
+
+
+_STEP_INPUTS = ("lr", "step", "update", "seed", "rank", "ema_rate", "signals")
+RESERVED_INPUTS = ("labels", "targets", "weights", *_STEP_INPUTS)
+"""Names that the inputs of a net cannot have: a training step has inputs of these names."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class NetworkBuilder:
             {"main": 1.0, **self.loss_weights},
             self.settings.training,
             {k: self._path_of(f) for k, f in values.items()},
+            self.settings.ranks,
         )
 
     def _path_of(self, value: ChainValue) -> str:
@@ -160,7 +167,14 @@ class NetworkBuilder:
 
     def _add_layer(self, call: LayerCall) -> ChainValue:
         settings, layer, span, inputs = self.settings, call.layer, call.step.span, call.inputs
-        site = Site(self.b, call.path, call.weight_path, settings.training, settings.frozen_globs)
+        site = Site(
+            self.b,
+            call.path,
+            call.weight_path,
+            settings.training,
+            settings.frozen_globs,
+            settings.ranks,
+        )
         node_count = len(self.b.nodes)
         nodes = [f.node for f in inputs]
         try:

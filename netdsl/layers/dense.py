@@ -30,7 +30,7 @@ def _fc(site: Site, x: Node, units: int, **states: Any) -> Node:
 def _dropout(site: Site, x: Node, rate: float) -> Node:
     if not site.training or rate == 0:
         return x
-    return site.b.dropout(x, site.seed, site.step, key=site.path, rate=rate)
+    return site.b.dropout(x, site.seed, site.step, site.rank, key=site.path, rate=rate)
 
 
 def _drop_path(site: Site, x: Node, rate: float) -> Node:
@@ -39,7 +39,7 @@ def _drop_path(site: Site, x: Node, rate: float) -> Node:
         return x
     n, b = x.type.shape[0], site.b
     ones = b.broadcast(b.const(1.0), shape=(n, *(1,) * (x.type.rank - 1)))
-    kept = b.dropout(ones, site.seed, site.step, key=site.path, rate=rate)
+    kept = b.dropout(ones, site.seed, site.step, site.rank, key=site.path, rate=rate)
     return b.mul(x, kept)
 
 

@@ -14,6 +14,8 @@ from netdsl.layers.init import Fans, Initialiser
 from netdsl.signature import BoundCall, Signature
 from netdsl.types import Node, TensorType, dims
 
+LAST_BUCKET = 1
+"""The bucket of collectives that is reduced last; the others have higher numbers."""
 MAX_PARTS = 1024
 """How many parts a layer may be composed of, such as the rows of a border."""
 
@@ -59,13 +61,14 @@ class Site:
 
     `path` is the path of this use, `weight_path` that of the trainable values, which uses of a
     shared chain have in common. They differ only under `shared`. `frozen_globs` contains globs of
-    states that training does not change."""
+    states that training does not change. `ranks` train the network together."""
 
     b: Builder
     path: str
     weight_path: str
     training: bool
     frozen_globs: tuple[str, ...] = ()
+    ranks: int = 1
     updates: dict[str, Node] = field(default_factory=dict)
 
     def add_parameter(
@@ -105,6 +108,13 @@ class Site:
         """Whether training must not update a buffer of this layer."""
         return matches_any_glob(f"{self.path}.{name}", self.frozen_globs)
 
+    def mean_over_ranks(self, x: Node, bucket: int = 0) -> Node:
+        """Emits the mean over all ranks; with a `bucket`, it is reduced together with others."""
+        if self.ranks == 1:
+            return x
+        total = self.b.all_reduce(x, bucket=bucket)
+        return self.b.mul(total, self.b.const(1 / self.ranks))
+
     def update(self, state: Node, value: Node) -> None:
         """Makes `value` replace `state` at the end of a training step."""
         self.updates[state.name] = value
@@ -116,6 +126,10 @@ class Site:
     @property
     def step(self) -> Node:
         return self.b.input("step", TensorType((), "int32"))
+
+    @property
+    def rank(self) -> Node:
+        return self.b.input("rank", TensorType((), "int32"))
 
 
 def channel_count(x: Node) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from netdsl.errors import fail
 from netdsl.ir.views import extract_row
 from netdsl.layers.init import ChannelInitialiser
-from netdsl.layers.layer import Layer, Site, advise_groups, channel_count, image_shape
+from netdsl.layers.layer import LAST_BUCKET, Layer, Site, advise_groups, channel_count, image_shape
 from netdsl.parameter_types import Boolean, Choice, Float, Integer
 from netdsl.signature import BoundCall, Param, Signature
 from netdsl.types import Node
@@ -25,17 +25,18 @@ def _apply_affine(site: Site, x: Node, affine: bool, gamma: BoundCall, beta: Bou
     return site.b.add(y, site.add_parameter("beta", shape, beta, is_per_use=True))
 
 
-def _batchnorm(site: Site, x: Node, momentum: float, eps: float, **scale: Any) -> Node:
+def _batchnorm(site: Site, x: Node, momentum: float, eps: float, sync: bool, **scale: Any) -> Node:
     """Ioffe & Szegedy 2015. Training uses the moments of the batch and moves the running moments
     towards them by `momentum` (with unbiased variance). Evaluation and frozen layers use the
-    running moments."""
+    running moments. Of several ranks, each uses the moments of its own part of the batch, as in
+    Goyal et al. 2017, with `sync` all use those of the whole batch."""
     b = site.b
     axes = tuple(range(x.type.rank - 1))
     c = channel_count(x)
     mean = site.add_buffer("running_mean", (c,), 0.0)
     variance = site.add_buffer("running_var", (c,), 1.0)
     if site.training and not site.is_frozen("running_mean"):
-        m = _batch_moments(site, x, axes, mean, variance, momentum)
+        m = _batch_moments(site, x, axes, (mean, variance), momentum, sync)
     else:
         rows = [b.reshape(v, shape=(1, c)) for v in (mean, variance)]
         m = b.concat(*rows, axis=0)
@@ -43,21 +44,43 @@ def _batchnorm(site: Site, x: Node, momentum: float, eps: float, **scale: Any) -
 
 
 def _batch_moments(
-    site: Site, x: Node, axes: tuple[int, ...], mean: Node, variance: Node, momentum: float
+    site: Site,
+    x: Node,
+    axes: tuple[int, ...],
+    states: tuple[Node, Node],
+    momentum: float,
+    sync: bool,
 ) -> Node:
+    """The moments that normalise a batch; moves the running ones, `states`, towards them."""
     b = site.b
-    count = math.prod(x.type.shape[a] for a in axes)
+    count = math.prod(x.type.shape[a] for a in axes) * (site.ranks if sync else 1)
     if count == 1:
         raise fail(
             "batch normalisation of a single value per channel has no variance",
             help="use a larger batch, or `layernorm`, which does not depend on the batch",
         )
     m = b.moments(x, axes=axes)
+    if sync and site.ranks > 1:
+        m = _merge_moments(site, m)
+        average = m
+    else:
+        average = site.mean_over_ranks(m, LAST_BUCKET)
     unbiased = (1.0, count / (count - 1))
-    for i, (state, factor) in enumerate(zip((mean, variance), unbiased, strict=True)):
-        value = b.mul(extract_row(b, m, i), b.const(factor))
+    for i, (state, factor) in enumerate(zip(states, unbiased, strict=True)):
+        value = b.mul(extract_row(b, average, i), b.const(factor))
         site.update(state, b.ema(state, value, decay=1 - momentum))
     return m
+
+
+def _merge_moments(site: Site, m: Node) -> Node:
+    """The moments of the batches of all ranks, which are of equal size (Chan et al. 1979)."""
+    b = site.b
+    mean, variance = extract_row(b, m, 0), extract_row(b, m, 1)
+    whole_mean = site.mean_over_ranks(mean)
+    deviation = b.sub(mean, whole_mean)
+    whole_variance = site.mean_over_ranks(b.add(variance, b.mul(deviation, deviation)))
+    rows = (b.reshape(v, shape=(1, *v.type.shape)) for v in (whole_mean, whole_variance))
+    return b.concat(*rows, axis=0)
 
 
 def _normalize_over(site: Site, x: Node, axes: tuple[int, ...], eps: float) -> Node:
@@ -157,11 +180,18 @@ _MOMENTUM = Param(
     "weight of the new batch in the running moments",
     is_keyword_only=True,
 )
+_SYNC = Param(
+    "sync",
+    Boolean(),
+    False,
+    "use the moments of the whole batch if several ranks train on parts of it",
+    is_keyword_only=True,
+)
 
 LAYERS = (
     Layer(
         "batchnorm",
-        Signature("batchnorm", (_MOMENTUM, _EPS, *_AFFINE)),
+        Signature("batchnorm", (_MOMENTUM, _EPS, _SYNC, *_AFFINE)),
         _batchnorm,
         doc="normalise each channel over the batch (Ioffe & Szegedy 2015)",
     ),

@@ -53,9 +53,11 @@ class Constant(Expr):
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class LinearIndex(Expr):
-    """The row-major index of an element in its own value (int64)."""
+    """The row-major index of an element in its own value, behind those of the ranks before (int64):
+    the argument is the rank, and each rank has `size` elements."""
 
     terms: tuple[Term, ...]
+    size: int
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)

@@ -196,9 +196,9 @@ class _Tracer:
 
     def _trace_dropout(self, node: Node, coordinates: Coordinates, args: list[Expr]) -> Expr:
         """The element scaled where it is kept, else times 0: NaN stays NaN."""
-        x, seed, step = args
+        x, seed, step, rank = args
         terms = address_terms(coordinates, row_major_strides(node.type.shape))
-        index = LinearIndex("index", "int64", terms=terms)
+        index = LinearIndex("index", "int64", (rank,), terms=terms, size=node.type.size)
         rate = node.attrs["rate"]
         key, threshold = dropout_key(node.attrs["key"]), round(rate * 2**32)
         mask = DropoutMask(

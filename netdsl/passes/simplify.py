@@ -183,7 +183,7 @@ def _simplify_power(b: Builder, x: Node, exponent: float) -> Node | None:
 
 
 def _simplify_dropout(
-    b: Builder, x: Node, seed: Node, step: Node, key: str, rate: float
+    b: Builder, x: Node, seed: Node, step: Node, rank: Node, key: str, rate: float
 ) -> Node | None:
     return x if rate == 0 else None
 

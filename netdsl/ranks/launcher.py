@@ -24,6 +24,10 @@ LAUNCHERS = (
 """The first whose variables are both set has started the process. In a batch script itself, Slurm
 sets no variable of a step."""
 
+LOCAL_RANK_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+"""The number among the ranks of a host, from Open MPI, MPICH and Slurm. Under an mpiexec inside of
+an allocation, the last one is set as well, and says nothing of its ranks."""
+
 
 @dataclass(frozen=True)
 class LauncherRank:
@@ -42,3 +46,13 @@ def find_launch(environment: Mapping[str, str] = os.environ) -> LauncherRank | N
         if rank.isdecimal() and size.isdecimal():
             return LauncherRank(launcher, int(rank), int(size))
     return None
+
+
+def find_local_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """Returns the number of this process among the ranks of its host, 0 without a launcher. One
+    that does not say it is taken to fill one host after the other."""
+    launch = find_launch(environment)
+    if launch is None:
+        return 0
+    values = (environment.get(name, "") for name in LOCAL_RANK_VARIABLES)
+    return next((int(v) for v in values if v.isdecimal()), launch.rank)

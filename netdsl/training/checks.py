@@ -76,6 +76,19 @@ def _check_stage(program: Program, recipe: Recipe, network: Network, budget: Bud
     match_states(network.graph.states, shapes, (), origin, recipe.spans.get("after"))
 
 
+def check_division(data: DataConfig, ranks: int) -> None:
+    """Raises NetError if a batch cannot be divided equally among the ranks."""
+    if data.batch % ranks == 0:
+        return
+    lower = data.batch - data.batch % ranks
+    near = f"`batch = {lower + ranks}`" if not lower else f"`batch = {lower}` or {lower + ranks}"
+    raise fail(
+        f"a batch of {data.batch:,} images cannot be divided equally among {ranks:,} ranks",
+        data.spans.get("batch"),
+        help=f"`batch` is the number of images of all ranks together: set {near}",
+    )
+
+
 def _check_limit(recipe: Recipe, classes: tuple[str, ...]) -> None:
     """Raises NetError if the limit names a class that the data lacks."""
     try:
@@ -87,15 +100,28 @@ def _check_limit(recipe: Recipe, classes: tuple[str, ...]) -> None:
 def check_batch_norm(network: Network, recipe: Recipe) -> None:
     """Raises NetError if batch normalisation would see a single image per batch: its running
     statistics then do not match evaluation."""
-    renewed = [n for n in network.graph.updates if n.endswith(".running_mean")]
-    if recipe.data.batch == 1 and renewed:
+    renewed = [
+        n
+        for n in network.graph.updates
+        if n.endswith(".running_mean") and not (network.ranks > 1 and _is_synchronised(network, n))
+    ]
+    if network.batch == 1 and renewed:
         layer = renewed[0].removesuffix(".running_mean")
+        whose = "a batch of one image" if network.ranks == 1 else "the one image of each rank"
         raise fail(
-            f"batch normalisation over a batch of one image (`{layer}`)",
+            f"batch normalisation over {whose} (`{layer}`)",
             network.graph[renewed[0]].span,
-            help="use `groupnorm` or `layernorm`, which do not depend on the batch, or a larger "
+            help="`batchnorm(sync=yes)` normalises over the images of all ranks"
+            if network.ranks > 1
+            else "use `groupnorm` or `layernorm`, which do not depend on the batch, or a larger "
             "`batch`; `accumulate` does not help, because each batch is normalised separately",
         )
+
+
+def _is_synchronised(network: Network, state: str) -> bool:
+    """Whether the batch normalisation that updates a state uses the moments of all ranks."""
+    path = state.rpartition(".")[0]
+    return any(x.arguments.get("sync", False) for x in network.layers if x.path == path)
 
 
 MAX_EVALUATION_IMAGES, MAX_EVALUATION_VALUES, MAX_EVALUATION_BYTES = 250, 2**22, 2**27
@@ -109,7 +135,7 @@ def evaluation_batch(network: Network, data: DataConfig) -> int:
     images = MAX_EVALUATION_VALUES // values
     kept, most = _activation_bytes(network.graph)
     fit = network.batch * max(MAX_EVALUATION_BYTES, kept // 2) // most  # training keeps half
-    return max(data.batch, min(MAX_EVALUATION_IMAGES, images, fit))
+    return max(data.batch // network.ranks, min(MAX_EVALUATION_IMAGES, images, fit))
 
 
 def _activation_bytes(graph: Graph) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from netdsl.data.limit import limit_samples
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples, split
 from netdsl.data.sampling import BALANCED
+from netdsl.data.shard import WHOLE, Shard
 from netdsl.data.sources import NO_SOURCE, GivenData
 from netdsl.errors import NetError, Source, fail
 from netdsl.language.elaborate import elaborate
@@ -23,10 +24,12 @@ from netdsl.language.network import Network
 from netdsl.language.parse import check_limits
 from netdsl.language.program import Program
 from netdsl.passes.batch_norm_folding import FoldedGraph
+from netdsl.ranks.communicator import ONE_RANK, Communicator
 from netdsl.signature import BoundCall
 from netdsl.training.checks import (
     check_batch_norm,
     check_data,
+    check_division,
     check_images,
     check_loss,
     check_metrics,
@@ -63,6 +66,8 @@ class Job:
     """The inputs of a training step for the weights of classes."""
     source: BoundCall | None = None
     """The source, with the paths where its files are if it was given a folder."""
+    shard: Shard = WHOLE
+    """The part of each batch that this rank takes."""
     missing_data: str | None = None
     """Which data are missing, if any; there are then no samples."""
 
@@ -84,7 +89,7 @@ class Job:
     @property
     def images_per_update(self) -> int:
         """The number of images in one update."""
-        return self.recipe.data.batch * self.recipe.accumulate
+        return self.recipe.images_per_update
 
     @property
     def steps_per_epoch(self) -> int:
@@ -149,14 +154,15 @@ class Job:
     def with_batch(self, program: Program, batch: int) -> Job:
         """The same job with another batch size."""
         recipe = replace(self.recipe, data=replace(self.recipe.data, batch=batch))
-        network, evaluating = elaborate_networks(program, recipe)
+        network, evaluating = elaborate_networks(program, recipe, self.shard.count)
         return replace(self, recipe=recipe, network=network, evaluation_network=evaluating)
 
 
-def elaborate_networks(program: Program, recipe: Recipe) -> tuple[Network, Network]:
-    """Elaborates the net for training and for evaluation. Raises NetError if it does not have
-    exactly one image input."""
-    network = elaborate(program, recipe.net, recipe.settings(training=True))
+def elaborate_networks(program: Program, recipe: Recipe, ranks: int = 1) -> tuple[Network, Network]:
+    """Elaborates the net for training by each of `ranks` and for evaluation. Raises NetError if it
+    does not have exactly one image input, or if the ranks cannot share a batch equally."""
+    check_division(recipe.data, ranks)
+    network = elaborate(program, recipe.net, recipe.settings(training=True, ranks=ranks))
     batch = evaluation_batch(network, recipe.data)
     settings = recipe.settings(training=False, batch=batch)
     return network, elaborate(program, recipe.net, settings)
@@ -198,16 +204,18 @@ def prepare_job(
     data: GivenData = None,
     allow_missing: bool = False,
     metrics: Sequence[MetricName] = (),
+    communicator: Communicator = ONE_RANK,
 ) -> Job:
     """Reads the data and checks everything that can be checked in advance, so that a run does not
     fail later for a predictable reason. If the data are missing, raises NetError, or with
     `allow_missing` returns a job without samples. `metrics` are measured besides those of the
-    recipe."""
+    recipe. Each rank of `communicator` takes its part of every batch."""
+    shard = Shard(communicator.rank, communicator.size)
     recipe = replace(resolve_recipe(program, name), more_metrics=tuple(metrics))
     if isinstance(data, Dataset):
         check_unchanged(recipe.data, data.train)
         recipe = replace(recipe, has_float_images=data.train.are_floats)
-    network, evaluating = elaborate_networks(program, recipe)
+    network, evaluating = elaborate_networks(program, recipe, shard.count)
     check_mixing(network, recipe.data)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
@@ -222,7 +230,7 @@ def prepare_job(
         nothing = Samples(np.zeros((0, *network.image_shape), np.uint8), np.zeros(0, np.int32))
         empty = Dataset(nothing, ()), nothing, nothing
         why = e.diagnostics[0].message
-        return Job(name, recipe, text, network, evaluating, *empty, missing_data=why)
+        return Job(name, recipe, text, network, evaluating, *empty, shard=shard, missing_data=why)
     recipe = replace(recipe, is_multi_label=dataset.train.is_multi_label)
     check_targets(network, recipe, dataset.train)
     check_data(network, recipe.data, dataset)
@@ -236,7 +244,10 @@ def prepare_job(
     weights = recipe.loss.find_class_weights(dataset.classes, counts, len(train))
     source = recipe.data.source
     source = sources.make_pin(data)(source) if isinstance(data, str) else source
-    job = Job(name, recipe, text, network, evaluating, dataset, train, validation, weights, source)
+    job = Job(
+        *(name, recipe, text, network, evaluating, dataset, train, validation, weights, source),
+        shard=shard,
+    )
     if job.steps_per_epoch == 0:
         message = f"a batch of {job.images_per_update} is larger than the {len(train)} images"
         made = f"`accumulate` combines {recipe.accumulate} batches of {recipe.data.batch}"

@@ -86,7 +86,8 @@ class _RowKernelEmitter:
         if isinstance(e, Load):
             return self._convert_condition(v, e, load_leaf(v, e))
         if isinstance(e, LinearIndex):
-            return self.element_index(v)
+            rank = self.emit_expr(v, e.args[0], load_leaf, emitted)
+            return self.f.b.add(self._first_of_rank(v, rank), self.element_index(v))
         lanes = Float64Scalar(self.f) if e.dtype == "float64" else v
         if isinstance(e, Constant):
             return _emit_constant(lanes, e)
@@ -103,7 +104,14 @@ class _RowKernelEmitter:
             return self.f.b.icmp_unsigned("!=", found, ir.Constant(found.type, None))
         return found
 
+    def _first_of_rank(self, v: Lanes, rank: Value) -> Value:
+        """In all lanes, how many elements the ranks before this one have."""
+        b = self.f.b
+        first = b.sext(b.extract_element(rank, ir.Constant(I32, 0)), I64)
+        return v.splat(b.mul(first, self.args.elements))
+
     def element_index(self, v: Lanes) -> Value:
+        """The indices of elements in what this rank has."""
         raise NotImplementedError
 
 

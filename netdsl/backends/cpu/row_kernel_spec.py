@@ -56,7 +56,7 @@ class RowKernelArgs(Record):
     """What a kernel over rows is given: the last two of three outer axes; period and tile of the
     run, and its length; where sums are gathered, bytes of a slot and of a sum in it; tiles of the
     producer, bytes of each and elements from row to row; how often the period repeats; the places,
-    and where tiles of channel vectors lie."""
+    and where tiles of channel vectors lie; how many elements there are."""
 
     outer1: int
     outer2: int
@@ -72,6 +72,7 @@ class RowKernelArgs(Record):
     repeat: int
     places: int
     tiles: int
+    elements: int
 
 
 class MemoryRefArgs(Record):
@@ -147,6 +148,7 @@ class RowKernelSpec:
                 repeat=w.repeat,
                 places=table.add(*self.ref_args) if self.ref_args else 0,
                 tiles=table.add_i64s(self.tile_addresses),
+                elements=w.row_count * w.run,
             )
         )
 

@@ -10,17 +10,25 @@ from typing import Any
 import numpy as np
 
 from netdsl.backends.array_backend import ArrayBackend, address
-from netdsl.backends.base import ReferenceThunk, SequentialThunk
+from netdsl.backends.base import (
+    MAX_STEPS_IN_FLIGHT,
+    AsyncThunk,
+    ReferenceThunk,
+    SequentialThunk,
+)
 from netdsl.backends.cuda import image_gather, readback
 from netdsl.backends.cuda.anchor_binder import AnchorBinder
 from netdsl.backends.cuda.async_upload import PendingUpload
+from netdsl.backends.cuda.captured_step import CapturableThunk, CapturedStep
 from netdsl.backends.cuda.choices import explain_choices
 from netdsl.backends.cuda.cuda_launch import SCRATCH, WORKSPACE, Address, CudaLaunch, KernelArgument
 from netdsl.backends.cuda.cuda_source import generate_cuda_source
 from netdsl.backends.cuda.cudnn_convolution import MIN_EPILOGUE_BYTES
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.fallback import bind_on_host, needs_host
+from netdsl.backends.cuda.gpu_ranks import GpuRanks, join_ranks
 from netdsl.backends.cuda.kernel_generator import generate_launches
+from netdsl.backends.cuda.nccl_collective import bind_nccl_collective, place_values
 from netdsl.backends.lazy_batch import DeviceImages, LazyBatch, materialize
 from netdsl.lower.candidates import CandidateChoice
 from netdsl.lower.index_terms import UnsupportedKernelError
@@ -28,6 +36,8 @@ from netdsl.plan.fusion import FULL_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan
+from netdsl.ranks.communicator import Communicator
+from netdsl.ranks.launcher import find_local_rank
 from netdsl.types import Array
 
 _MAX_PINNED_BYTES = 1 << 20
@@ -57,18 +67,6 @@ Reductions belong to that map, and everything else is generated as well."""
 
 
 @dataclass(frozen=True)
-class CapturableThunk:
-    """A thunk that only launches kernels, so that a CUDA graph can capture it. It keeps `buffers`,
-    which its addresses point into, alive."""
-
-    run: Thunk
-    buffers: object
-
-    def __call__(self) -> None:
-        self.run()
-
-
-@dataclass(frozen=True)
 class CudaBackend(ArrayBackend):
     """Runs kernels on one GPU. Operators without a kernel run by their references on CuPy arrays
     and are listed in `fallbacks`."""
@@ -76,6 +74,17 @@ class CudaBackend(ArrayBackend):
     device: Device = field(kw_only=True)
     fallbacks: list[str] = field(default_factory=list)
     anchor_binders: dict[tuple[int, int], AnchorBinder] = field(default_factory=dict)
+    ranks: GpuRanks | None = None
+    """What connects the GPU with those of other ranks, if there are any."""
+    steps_in_flight: int = MAX_STEPS_IN_FLIGHT
+
+    def with_communicator(self, communicator: Communicator) -> CudaBackend:
+        """Returns the backend as that of one of several ranks. Raises NetError on all of them if
+        their GPUs cannot train together."""
+        ranks = None if communicator.is_alone else join_ranks(self.device, communicator)
+        return replace(
+            self, communicator=communicator, ranks=ranks, fallbacks=[], anchor_binders={}
+        )
 
     def with_tuning(self, seconds: float) -> CudaBackend:
         """Returns the backend with this many seconds to time alternatives."""
@@ -96,7 +105,7 @@ class CudaBackend(ArrayBackend):
         return min(available, limit - int(pool.used_bytes())) if limit else available
 
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
-        self.device.stream.use()  # CuPy launches and allocates on the current stream
+        self._begin_plan(plan)
         own = {SCRATCH: self.device.scratch, WORKSPACE: self.device.workspace}
         thunks = self._bind_launches(plan, kernel, {**memory, **own})
         if thunks is None:
@@ -104,6 +113,23 @@ class CudaBackend(ArrayBackend):
             return self._bind_reference(plan, kernel, memory)
         return CapturableThunk(
             SequentialThunk(tuple(thunks)), (memory, tuple(self.anchor_binders.values()))
+        )
+
+    def _begin_plan(self, plan: Plan) -> None:
+        """Before a kernel of a plan is bound."""
+        self.device.stream.use()  # CuPy launches and allocates on the current stream
+        if self.ranks is not None:
+            self.ranks.begin_plan(self.device, plan)
+
+    def bind_collective(
+        self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
+    ) -> AsyncThunk:
+        self._begin_plan(plan)
+        values = place_values(plan, kernel)
+        staging = {name: self.allocate(size) for name, size in values.staging_sizes().items()}
+        nccl = self.ranks.open_nccl(self.device.deterministic) if self.ranks else None
+        return bind_nccl_collective(
+            self.device, nccl, values, {**memory, **staging}, self._bind_launch
         )
 
     def _bind_reference(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
@@ -258,38 +284,9 @@ class CudaBackend(ArrayBackend):
         captures them as a CUDA graph (as several, if fallbacks come between) and launches it."""
         if self.device.tuner.cache:  # everything is bound by now
             self.device.tuner.cache.save()
-        return _CapturedStep(self.device, thunks)
-
-
-class _CapturedStep:
-    """A sequence of thunks that is captured as CUDA graphs when it runs for the second time."""
-
-    def __init__(self, device: Device, thunks: Sequence[Thunk]) -> None:
-        self.device = device
-        self.thunks = list(thunks)
-        self.runs = 0
-        self.segments: list[Thunk] = []
-
-    def __call__(self) -> None:
-        self.device.stream.use()
-        self.runs += 1
-        if self.runs == 2:
-            self.segments = list(self._capture_segments())
-        for thunk in self.segments or self.thunks:
-            thunk()
-
-    def _capture_segments(self) -> Any:
-        group: list[Thunk] = []
-        for thunk in [*self.thunks, None]:
-            if isinstance(thunk, CapturableThunk):
-                group.append(thunk)
-                continue
-            if group:
-                graph = self.device.capture_graph(SequentialThunk(tuple(group)))
-                yield lambda graph=graph: graph.launch(self.device.stream)
-                group = []
-            if thunk is not None:
-                yield thunk
+        if self.ranks is not None:
+            self.ranks.end_plan(self.device)
+        return CapturedStep(self.device, thunks)
 
 
 def _can_copy_bytes(target: Array, values: Array | LazyBatch) -> bool:
@@ -304,6 +301,7 @@ def _resolve_argument(word: KernelArgument, memory: Mapping[str, Array]) -> int:
 
 
 def cuda_backend(fusion: FusionOptions = CUDA_FUSION) -> CudaBackend:
-    """Opens the first GPU. Raises NetError that says what is missing or what to install."""
-    device = Device()
+    """Opens the GPU of this process, the first one if there are no ranks. Raises NetError that says
+    what is missing or what to install."""
+    device = Device(find_local_rank())
     return CudaBackend("cuda", device.cupy, fusion, device=device)

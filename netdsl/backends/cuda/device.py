@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from netdsl.backends.cuda import nvrtc
@@ -18,15 +18,21 @@ Thunk = Callable[[], None]
 
 
 class Device:
-    """One GPU and what all kernels on it share. All work runs in order on one stream."""
+    """One GPU and what all kernels on it share. All work but collectives runs in order on one
+    stream. Among those that are visible it is the one whose number is that of this process among
+    the ranks of its host; if there are fewer, they begin anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, local_rank: int = 0) -> None:
         self.cupy = load_cupy()
+        self.visible_gpus: int = self.cupy.cuda.runtime.getDeviceCount()
+        self.gpu = self.cupy.cuda.Device(local_rank % self.visible_gpus)
+        self.gpu.use()
         self.stream = self.cupy.cuda.Stream(non_blocking=True)
         self.stream.use()
-        gpu = self.cupy.cuda.Device()
-        self.multiprocessors: int = gpu.attributes["MultiProcessorCount"]
-        self.architecture = nvrtc.target_architecture(gpu.compute_capability)
+        self.multiprocessors: int = self.gpu.attributes["MultiProcessorCount"]
+        self.architecture = nvrtc.target_architecture(self.gpu.compute_capability)
+        properties = self.cupy.cuda.runtime.getDeviceProperties(self.gpu.id)
+        self.name: str = properties["name"].decode()
         self.scratch = self.cupy.zeros(SCRATCH_BYTES, dtype="uint8")
         self.workspace = self.cupy.empty(WORKSPACE_BYTES, dtype="uint8")
         self.handle = load_cudnn().create_handle()
@@ -47,11 +53,9 @@ class Device:
         return TuningCache(*self._cache_identity())
 
     def _cache_identity(self) -> tuple[object, ...]:
-        runtime = self.cupy.cuda.runtime
-        name = runtime.getDeviceProperties(self.cupy.cuda.Device().id)["name"]
+        driver = self.cupy.cuda.runtime.driverGetVersion()
         libraries = load_cudnn().__version__, load_cudnn().backend_version(), cublaslt_version()
-        versions = (*libraries, runtime.driverGetVersion())
-        return (name, self.multiprocessors, *versions)
+        return (self.name, self.multiprocessors, *libraries, driver)
 
     def with_tuner(self, tuner: Tuner, deterministic: bool) -> Device:
         """Returns the same GPU with another tuner and no choices yet."""
@@ -77,10 +81,14 @@ class Device:
         return self._kernels[launch.source]
 
     def _load_kernel(self, launch: CudaLaunch) -> Any:
-        self.cupy.cuda.Device(0).use()
+        self.gpu.use()
         module = self.cupy.cuda.function.Module()
         module.load(nvrtc.compile_cached(launch.source, self.architecture))
         return module.get_function(launch.name)
+
+    def finish_compiling(self) -> None:
+        """Waits until all kernels are compiled. An error shows when its kernel runs."""
+        wait(list(self._kernels.values()))
 
     def capture_graph(self, run: Thunk) -> Any:
         """Captures what `run` launches as a CUDA graph, without running it."""

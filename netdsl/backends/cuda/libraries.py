@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import warnings
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -12,6 +13,10 @@ from netdsl.errors import fail
 from netdsl.optional_imports import import_optional
 
 INSTALL_COMMAND = "pip install 'netdsl[cuda13]' (or 'netdsl[cuda12]' for a CUDA 12 driver)"
+
+NCCL_INSTALL_COMMAND = "pip install 'netdsl[nccl13]' (or 'netdsl[nccl12]' for a CUDA 12 driver)"
+MIN_NCCL_VERSION = 22707
+"""2.27.7, the oldest one that the extras install."""
 
 
 def load_cupy() -> Any:
@@ -55,3 +60,17 @@ def cublaslt_version() -> int:
     lib = load_cublaslt()
     lib.cublasLtGetVersion.restype = ctypes.c_size_t
     return int(lib.cublasLtGetVersion())
+
+
+def load_nccl() -> Any | None:
+    """Returns CuPy's binding of NCCL, or None if there is no NCCL that it can load."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy warns of a missing one
+        nccl = importlib.import_module("cupy.cuda.nccl")
+    return nccl if nccl.available else None
+
+
+def format_nccl_version(number: int) -> str:
+    """Formats a version as NCCL numbers it; those before 2.9 have one digit less."""
+    major, rest = divmod(number, 10_000 if number >= 10_000 else 1_000)
+    return f"{major}.{rest // 100}.{rest % 100}"

@@ -80,7 +80,7 @@ class MapCodegen:
         if isinstance(e, Load):
             return [f"const {ctype} {name} = ({ctype})widen({self._base(e)}[0]);"]
         if isinstance(e, LinearIndex):
-            return [f"const i64 {name} = 0;"]
+            return [f"const i64 {name} = {self._first_of_rank(e)};"]
         return [f"const {ctype} {name} = {self._formula(e)};"]
 
     def _hoist_lane(self, e: Expr) -> list[str]:
@@ -89,7 +89,8 @@ class MapCodegen:
         if isinstance(e, LinearIndex):
             step = self._strides(e.terms)[-1]
             each = f"UNROLL for (int j = 0; j < V; j++) {name}[j]"
-            return [f"i64 {name}[V];", f"{each} = (c + j) * {step};"]
+            first = self._first_of_rank(e)
+            return [f"i64 {name}[V];", f"{each} = {first} + (c + j) * {step};"]
         if isinstance(e, Load):
             offset = self._offset(e, e.terms)
             return [head, f"unpack<{ctype}>(load<V>({self._base(e)} + {offset}), {name});"]
@@ -131,7 +132,8 @@ class MapCodegen:
                 continue
             i = self.numbers[id(e)]
             if isinstance(e, LinearIndex):
-                lines.append(f"const i64 n{i} = {self._offset(e, e.terms)};")
+                first = self._first_of_rank(e)
+                lines.append(f"const i64 n{i} = {first} + {self._offset(e, e.terms)};")
             elif isinstance(e, Load):
                 width = "V" if self._varies_with_lane(e) else "1"
                 ctype = REGISTER_TYPES[e.dtype]
@@ -198,6 +200,11 @@ class MapCodegen:
         elif strides[-1]:
             parts.append(f"c * {self._stride_argument(owner, len(strides) - 1, strides[-1])}")
         return "(" + (" + ".join(parts) or "0") + ")"
+
+    def _first_of_rank(self, e: LinearIndex) -> str:
+        """Returns the text of how many elements the ranks before this one have: the rank is a digit
+        ahead of all others."""
+        return f"(i64){self.element(e.args[0])} * {self._stride_argument(e, -1, e.size)}"
 
     def _stride_argument(self, owner: object, digit: int, stride: int) -> str:
         key = (id(owner), digit)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from netdsl import disk_cache
@@ -57,15 +57,25 @@ class TuningCache:
 
 @dataclass(frozen=True)
 class CudnnPlanCache:
-    """Compiled cuDNN plans by task, for one GPU with one set of libraries."""
+    """Compiled cuDNN plans by task, for one GPU with one set of libraries: on disk, and in `used`
+    those of this process."""
 
     identity: tuple[object, ...]
+    used: dict[str, bytes] = field(default_factory=dict)
 
     def load(self, task_key: object) -> bytes | None:
-        return disk_cache.CUDA_CACHE.load(disk_cache.make_key("plan", *self.identity, task_key))
+        key = disk_cache.make_key(task_key)
+        found = self.used.get(key) or disk_cache.CUDA_CACHE.load(self._disk_key(task_key))
+        if found is not None:
+            self.used[key] = found
+        return found
 
     def store(self, task_key: object, plan: bytes) -> None:
-        disk_cache.CUDA_CACHE.store(disk_cache.make_key("plan", *self.identity, task_key), plan)
+        self.used[disk_cache.make_key(task_key)] = plan
+        disk_cache.CUDA_CACHE.store(self._disk_key(task_key), plan)
+
+    def _disk_key(self, task_key: object) -> str:
+        return disk_cache.make_key("plan", *self.identity, task_key)
 
 
 DEFAULT_COMPILE_SECONDS = 25.0
@@ -88,6 +98,10 @@ class Tuner:
         self.cache = cache
         self.remaining_seconds = seconds
         self.compile_seconds = compile_seconds
+        self.chosen: dict[str, str] = {}
+        """What this process has chosen, by task."""
+        self.prescribed: Mapping[str, str] = {}
+        """What tasks must take, if anything can: the choices of another rank."""
         self._clock = clock
 
     def choose_fastest(
@@ -102,7 +116,11 @@ class Tuner:
         named: dict[str, TimedCandidate[T]] = {}
         for candidate in candidates:
             named.setdefault(candidate.name, candidate)
-        cached_name = self.cache.get(task_key) if self.cache else None
+        key = disk_cache.make_key(task_key)
+        prescribed_name = self.prescribed.get(key)
+        if prescribed_name is not None:
+            named = {name: c for name, c in named.items() if name == prescribed_name}
+        cached_name = prescribed_name or (self.cache.get(task_key) if self.cache else None)
         ordered = [named[cached_name]] if cached_name in named else []
         ordered += [c for c in named.values() if c.name != cached_name]
         reason, has_skipped = "there are no candidates", False
@@ -119,6 +137,7 @@ class Tuner:
                 made = self._make(candidate)
                 is_decided = candidate.name == cached_name or len(ordered) == 1
                 if is_decided or not (found or self._has_time()):
+                    self.chosen[key] = candidate.name
                     return made
                 found.append((self._measure(made, measure), len(found), candidate.name, made))
             except (MemoryError, NetError):
@@ -132,6 +151,7 @@ class Tuner:
         _, _, name, made = min(found, key=lambda row: row[:2])
         if self.cache and self._has_time() and not has_skipped:
             self.cache.put(task_key, name)
+        self.chosen[key] = name
         return made
 
     def _make(self, candidate: TimedCandidate[T]) -> T:

@@ -25,7 +25,7 @@ from netdsl.limits import MAX_FILE_BYTES, MAX_METRICS_BYTES, MAX_SWEEP_RUNS
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe, stage_names
 from netdsl.training.step.watch import WATCHABLE
 from netdsl.training.store.metrics_log import is_number, read_metrics, select_numbers
-from netdsl.training.store.progress import quality
+from netdsl.training.store.progress import find_candidates, quality
 from netdsl.training.store.run_directory import RUN_FILES
 from netdsl.types import Array
 
@@ -100,7 +100,8 @@ class RunHistory:
         if not known:
             return None
         best = self.facts.recipe.best if self.facts is not None else None
-        return int(max(known, key=lambda row: quality(row, best))["epoch"])
+        candidates = [known[i] for i in find_candidates(known)]
+        return int(max(candidates, key=lambda row: quality(row, best))["epoch"])
 
     def column(self, name: str) -> Array:
         """The values of a column, [epochs of all stages]; NaN where there is none."""

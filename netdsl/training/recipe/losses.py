@@ -272,10 +272,10 @@ def _mean(
     0, as where all samples are of classes that do not count."""
     values = _build(b, chosen, scores, targets, class_weights)
     if class_weights is None or not chosen.record.weighs_whole_samples:
-        return weighted_mean(b, values, targets.weights)
+        return weighted_mean(b, values, targets)
     of_sample = b.reduce_sum(b.mul(targets.smooth(b), class_weights), axes=(1,))
     total = b.reduce_sum(b.mul(values, targets.weights), axes=(0,))
-    size = b.reduce_sum(b.mul(of_sample, targets.weights), axes=(0,))
+    size = targets.divisor(b, b.reduce_sum(b.mul(of_sample, targets.weights), axes=(0,)))
     return b.div(total, b.select(b.greater(size, b.const(0.0)), size, b.const(1.0)))
 
 
@@ -358,7 +358,7 @@ def pairwise_sum(b: Builder, parts: Sequence[Node]) -> Node:
     return parts[0]
 
 
-def weighted_mean(b: Builder, values: Node, weights: Node) -> Node:
+def weighted_mean(b: Builder, values: Node, targets: Targets) -> Node:
     """Sum of weight * value divided by the sum of weights, a scalar."""
-    total = b.reduce_sum(b.mul(values, weights), axes=(0,))
-    return b.div(total, b.reduce_sum(weights, axes=(0,)))
+    total = b.reduce_sum(b.mul(values, targets.weights), axes=(0,))
+    return b.div(total, targets.divisor(b, b.reduce_sum(targets.weights, axes=(0,))))

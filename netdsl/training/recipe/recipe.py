@@ -34,11 +34,14 @@ from netdsl.training.metrics.table import MetricName
 from netdsl.training.recipe.best import Criterion, CriterionKind
 from netdsl.training.recipe.expectations import check_expectation, check_held_out, find_metrics
 from netdsl.training.recipe.initial_weights import INITIAL_WEIGHTS
+from netdsl.training.recipe.intervals import IntervalKind
 from netdsl.training.recipe.key_homes import find_homes
 from netdsl.training.recipe.losses import Objective, ObjectiveKind, check_no_sum
 from netdsl.training.recipe.net_data import find_data_of_net
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import PRECISIONS
+from netdsl.training.recipe.rate_rules import RATE_RULES
+from netdsl.training.recipe.recipe_checks import check_clock, check_warmups
 from netdsl.training.recipe.schedules import SCHEDULES
 from netdsl.values import Call, Symbol, Value, format_value
 
@@ -104,6 +107,12 @@ SIGNATURE = Signature(
             Symbol("constant"),
             "how the learning rate changes",
         ),
+        Param(
+            "lr_rule",
+            OneOf((NoneLiteral(), CallOf("rate rule", RATE_RULES))),
+            None,
+            "how the learning rate depends on the images per update (`batch` x `accumulate`)",
+        ),
         Param("precision", CallOf("precision", PRECISIONS), Symbol("full"), "of products"),
         Param(
             "deterministic",
@@ -113,7 +122,10 @@ SIGNATURE = Signature(
         ),
         Param("epochs", Integer(1, MAX_EPOCHS), 10, "passes over the training images"),
         Param(
-            "patience", _OPTIONAL_COUNT, None, "epochs without improvement that end the run early"
+            "patience",
+            _OPTIONAL_COUNT,
+            None,
+            "validated epochs without improvement that end the run early",
         ),
         Param(
             "best",
@@ -166,6 +178,19 @@ SIGNATURE = Signature(
             None,
             "divisor of the net's channels, for a quick trial",
         ),
+        Param(
+            "validate_every",
+            IntervalKind(),
+            1,
+            "which epochs are validated: the first, the last, and those at whose end this interval "
+            "has passed",
+        ),
+        Param(
+            "save_every",
+            IntervalKind(),
+            1,
+            "how often `last` is saved, within epochs too; it is also saved whenever `best` is",
+        ),
         Param("keep_every", _OPTIONAL_COUNT, None, "keep a checkpoint every n epochs"),
     ),
     noun="key",
@@ -187,6 +212,7 @@ class Recipe:
     loss: Objective
     optimizer: BoundCall
     schedule: BoundCall
+    lr_rule: BoundCall | None
     precision: BoundCall
     deterministic: bool
     epochs: int
@@ -200,6 +226,8 @@ class Recipe:
     lr_scale: tuple[tuple[str, float], ...]
     recompute: tuple[str, ...]
     shrink: int | None
+    validate_every: BoundCall
+    save_every: BoundCall
     keep_every: int | None
     data: DataConfig
     has_float_images: bool = False
@@ -214,13 +242,21 @@ class Recipe:
     top_level: TopLevel = field(default_factory=TopLevel, compare=False, repr=False)
     """What the expectations see besides metrics."""
 
-    def settings(self, training: bool, batch: int | None = None) -> Settings:
-        """Returns the settings that elaborate the net for this recipe."""
-        size = self.data.batch if batch is None else batch
-        settings = Settings(size, training, frozen_globs=self.freeze, shrink=self.small)
+    def settings(self, training: bool, batch: int | None = None, ranks: int = 1) -> Settings:
+        """Returns the settings that elaborate the net for this recipe, for each of `ranks` with a
+        part of the batch."""
+        size = self.data.batch // ranks if batch is None else batch
+        settings = Settings(
+            size, training, frozen_globs=self.freeze, shrink=self.small, ranks=ranks
+        )
         if self.has_float_images:
             return settings
         return replace(settings, input_dtype="uint8", prepare=self.data.normalize_pixels)
+
+    @property
+    def images_per_update(self) -> int:
+        """The number of images whose mean gradient makes one update."""
+        return self.data.batch * self.accumulate
 
     @property
     def requested_metrics(self) -> tuple[MetricName, ...]:
@@ -380,6 +416,8 @@ def _check(program: Program, name: str | None, recipe: Recipe, budget: Budget) -
     if recipe.after and recipe.init:
         message = "`after` and `init` both set the initial weights"
         raise fail(message, recipe.spans["init"], help="one of them must be `none`")
+    check_warmups(recipe.schedule, recipe.lr_rule)
+    check_clock(recipe.validate_every, recipe.schedule, recipe.deterministic)
     if recipe.best is not None:
         check_held_out(recipe.best.metric, recipe.data.validation, recipe.best.span)
     for condition in recipe.expectations:

@@ -24,6 +24,15 @@ class Targets:
     weights: Node
     labels: Node | None = None
     distribution: Node | None = None
+    ranks: int = 1
+    """The number of ranks, if their batches may have other sums of weights."""
+
+    def divisor(self, b: Builder, total: Node) -> Node:
+        """By what a sum over a batch is divided so that the mean over all ranks is that of all
+        their batches, if `total` is the sum of weights of this one."""
+        if self.ranks == 1:
+            return total
+        return b.mul(b.all_reduce(total, bucket=0), b.const(1 / self.ranks))
 
     def smooth(self, b: Builder, smoothing: float = 0.0) -> Node:
         """The targets as [N, classes]: 1 at the label and 0 elsewhere, or the given distribution,

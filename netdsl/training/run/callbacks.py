@@ -61,13 +61,14 @@ class StopRequested(Exception):
 
 
 def format_epoch(m: Mapping[str, Any], recipe: Recipe) -> str:
-    """The metrics of an epoch as a line: loss and accuracy, and what `best` goes by. An epoch whose
-    updates were all made before the run was resumed has no images a second."""
+    """The metrics of an epoch as a line: loss and accuracy, and what `best` goes by, if they were
+    measured. An epoch whose updates were all made before the run was resumed has no images a
+    second."""
     line = f"epoch {m['epoch']}/{recipe.epochs}  loss {m['train_loss']:.4f}"
     line += f"  accuracy {format_metric(m['train_accuracy'], METRICS['accuracy'])}"
     names = ["val_loss", "val_accuracy"] if m["val_accuracy"] is not None else []
     shown = {name: METRIC_NAMES[name] for name in names}
-    if recipe.best is not None and str(recipe.best.metric) not in ("train_loss", "train_accuracy"):
+    if recipe.best is not None and names:
         shown[str(recipe.best.metric)] = recipe.best.metric
     for name, known in shown.items():
         line += f"  {known.title} {format_metric(m[name], known.metric)}"
@@ -90,5 +91,7 @@ def format_end(progress: Progress, recipe: Recipe) -> str:
         return line
     line += f"; the run ended after {epoch} of {recipe.epochs} epochs"
     if progress.is_finished(recipe):
-        line += f": {epoch - best} without a better one (patience = {recipe.patience})"
+        waited = progress.count_waited(recipe.best)
+        what = f"{waited}" if waited == epoch - best else f"{waited} validated ones"
+        line += f": {what} without a better one (patience = {recipe.patience})"
     return line

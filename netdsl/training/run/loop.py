@@ -11,9 +11,12 @@ from netdsl.training.job import Job
 from netdsl.training.run.bad_pictures import PictureMonitor
 from netdsl.training.run.callbacks import Callbacks, Result, StepReport, StopRequested
 from netdsl.training.run.evaluator import Evaluator
+from netdsl.training.run.interval_timers import IntervalTimer, ValidationTimer
 from netdsl.training.run.phase import Phase
+from netdsl.training.run.replicas import check_replicas
 from netdsl.training.run.stepper import Stepper
 from netdsl.training.run.watch_monitor import WatchMonitor
+from netdsl.training.step.rank_reduction import SAVE, STOP
 from netdsl.training.store.progress import TIMING_METRICS, Progress
 from netdsl.training.store.run_directory import RunDirectory
 
@@ -30,13 +33,14 @@ def train(
     """Trains from `stepper.progress` to the end of the recipe.
 
     An epoch makes an update for each group of batches (several batches if the recipe accumulates),
-    then validates and saves. `Progress` knows when a run is finished (all epochs, or no improvement
-    within `patience`) and which epoch was the best; `on_epoch` may end it earlier. Raises
-    StopRequested, Diverged and BadPicture, which `Trainer` handles.
+    then validates and saves, each at the recipe's interval. `Progress` knows when a run is finished
+    (all epochs, or no improvement within `patience`) and which epoch was the best; `on_epoch` may
+    end it earlier. Raises StopRequested, Diverged and BadPicture, which `Trainer` handles.
     """
+    communicator = stepper.state.backend.communicator
 
     def check_stop() -> None:
-        if callbacks.should_stop():
+        if stepper.signals.agree(STOP, callbacks.should_stop()):
             stepper.synchronize()
             raise StopRequested
 
@@ -44,13 +48,16 @@ def train(
         """What to call with the number of images that have been evaluated, of `total`."""
 
         def report(done: int) -> None:
-            check_stop()
-            callbacks.on_phase(Phase(name, done, total, epoch))
+            if communicator.any(callbacks.should_stop()):
+                raise StopRequested
+            callbacks.on_phase(Phase(name, done * communicator.size, total, epoch))
 
         callbacks.on_phase(Phase(name, 0, total, epoch))
         return report
 
     timing: dict[str, float | None] = {}
+    saving = IntervalTimer(job.recipe.save_every, stepper.progress.mark)
+    validating = ValidationTimer(job.recipe, stepper.progress)
     with pictures.verify_in_background() as verification:
         while not stepper.progress.is_finished(job.recipe):
             epoch = f"epoch {stepper.progress.epoch + 1}/{job.recipe.epochs}"
@@ -66,13 +73,22 @@ def train(
                     stepper.update(group)
                     seconds = time.perf_counter() - started
                     callbacks.on_step(_step_report(job, epoch_start, stepper.progress, seconds))
+                    if stepper.signals.agree(SAVE, saving.is_due(stepper.progress.mark)):
+                        callbacks.on_phase(Phase("saving", epoch=epoch))
+                        stepper.check_weights()
+                        directory.save_last(stepper.progress)
+                        saving.restart(stepper.progress.mark)
+                        stepper.signals.clear(SAVE)
             stepper.check_finite()
+            if stepper.signals.agree(STOP, False):  # a rank was asked before the last update
+                raise StopRequested
+            check_replicas(communicator, stepper.state, stepper.progress.epoch + 1)
             seconds = time.perf_counter() - started
 
-            if evaluator.has_validation and pictures.are_files:
-                directory.save_last(stepper.progress)  # validation may meet a damaged picture
             score = None
-            if evaluator.has_validation:
+            if evaluator.has_validation and communicator.any(validating.is_due(stepper.progress)):
+                if pictures.are_files:
+                    directory.save_last(stepper.progress)  # validation may meet a damaged picture
                 score = evaluator.validate(on_images("validating", len(job.validation), epoch))
             callbacks.on_phase(Phase("saving", epoch=epoch))
 
@@ -82,9 +98,13 @@ def train(
             metrics = _epoch_metrics(stepper, evaluator.metrics("val", score)) | timing
             directory.metrics_log.add(metrics)
             stepper.finish_epoch(metrics)
-            directory.save_epoch(stepper.progress)
+            is_due = saving.is_due(stepper.progress.mark)
+            if is_saved := directory.save_epoch(stepper.progress, is_due):
+                saving.restart(stepper.progress.mark)
             pictures.check()  # it may end the run, so the epoch is saved first
             if callbacks.on_epoch(metrics) is True:
+                if not is_saved:
+                    directory.save_last(stepper.progress)
                 break
 
         stepper.release_images()

@@ -54,12 +54,12 @@ def can_continue(out: Values) -> bool:
     return math.isfinite(float(out["loss"]))
 
 
-def find_first_fault(replay: Iterator[ReplayedBatch]) -> tuple[int, Fault] | None:
-    """Returns the number of good batches in a replay and the fault in the next one, if found."""
+def find_first_fault(replay: Iterator[ReplayedBatch]) -> tuple[int, Fault | None] | None:
+    """Returns the number of good batches in a replay and the fault in the next one, if it can be
+    located: of several ranks, it may be in the batch of another one."""
     for number, batch in enumerate(replay):
         if not batch.can_continue or not is_finite(batch.states_after):
-            fault = find_fault(batch.graph, {**batch.states_before, **batch.inputs})
-            return (number, fault) if fault else None
+            return number, find_fault(batch.graph, {**batch.states_before, **batch.inputs})
     return None
 
 
@@ -77,9 +77,17 @@ def find_fault(graph: Graph, given: Values) -> Fault | None:
     return None
 
 
+_PREFIXES = {
+    "d.": "the gradient of ",
+    "reduce.": "the gradient of ",
+    "update.": "the update of ",
+    "": "",
+}
+
+
 def describe_node(node: Node, network: Network) -> str:
     """Describes which part of a step a node belongs to, in terms of the net's layers."""
-    for prefix, words in (("d.", "the gradient of "), ("update.", "the update of "), ("", "")):
+    for prefix, words in _PREFIXES.items():
         for layer in network.layers:
             names = (*layer.nodes, layer.path)
             if any(f"{node.name}.".startswith(f"{prefix}{n}.") for n in names):

@@ -80,6 +80,7 @@ def overfit(job: Job, backend: Backend, max_steps: int = MAX_STEPS) -> OverfitRe
         "lr": np.asarray(recipe.optimizer.arguments["lr"], dtype=np.float32),
         "step": np.asarray(0, dtype=np.int32),
         "seed": np.asarray(recipe.seed, dtype=np.int32),
+        "rank": np.asarray(0, dtype=np.int32),
     }
     first = math.nan
     for step in range(max_steps):

@@ -12,7 +12,7 @@ import numpy as np
 
 from netdsl.backends.base import MAX_STEPS_IN_FLIGHT, Readback
 from netdsl.backends.lazy_batch import materialize
-from netdsl.data.mixing import mix_batches
+from netdsl.data.mixing import Mixer
 from netdsl.data.prefetch import prefetch
 from netdsl.data.samples import Batch, cache_on_device, group_batches, training_batches
 from netdsl.runtime.executor import Executor, Workspace
@@ -27,12 +27,14 @@ from netdsl.training.run.nan_check import (
     find_first_fault,
     is_finite,
 )
+from netdsl.training.run.rank_signals import RankSignals
 from netdsl.training.step.loss_scale import SCALE, SCALE_STATES, SKIP_FLAG, scale_metrics
+from netdsl.training.step.rank_reduction import SIGNAL_VALUES
 from netdsl.training.step.targets import target_inputs
 from netdsl.training.store.progress import Progress
 from netdsl.types import Array
 
-REPORTED_OUTPUTS = ("loss", "accuracy", SKIP_FLAG, SCALE)
+REPORTED_OUTPUTS = ("loss", "accuracy", SKIP_FLAG, SCALE, SIGNAL_VALUES)
 """The outputs of a step that are read back."""
 SNAPSHOT_EVERY = 200
 """Updates between two snapshots of the weights, from which a fault can be located."""
@@ -53,6 +55,7 @@ class Stepper:
         )
         self.train = job.train
         self._pending: deque[tuple[Readback, ...]] = deque()
+        self.signals = RankSignals(state.backend.communicator)
 
     def upload_images(self) -> None:
         """Caches the training images on the device if they fit into the remaining memory; not those
@@ -70,6 +73,8 @@ class Stepper:
         """The remaining batches of this epoch, in groups of one update each; prefetched in the
         background."""
         s, recipe, data = self.progress, self.job.recipe, self.job.recipe.data
+        classes = len(self.job.dataset.classes)
+        mixer = Mixer(data.mixings, classes, recipe.seed, s.epoch) if data.mixings else None
         batches = training_batches(
             self.train,
             data.batch,
@@ -78,10 +83,9 @@ class Stepper:
             s.seen,
             self.job.augment,
             data.sampling,
+            mixer=mixer,
+            shard=self.job.shard,
         )
-        if data.mixings:
-            classes, first = len(self.job.dataset.classes), s.seen // data.batch
-            batches = mix_batches(batches, data.mixings, classes, recipe.seed, s.epoch, first)
         return prefetch(group_batches(batches, recipe.accumulate))
 
     def prefetch_groups(self) -> Generator[tuple[Batch, ...], None, None]:
@@ -121,6 +125,8 @@ class Stepper:
             "step": np.asarray(s.step + i, dtype=np.int32),
             "update": np.asarray(s.update, dtype=np.int32),
             "seed": np.asarray(recipe.seed, dtype=np.int32),
+            "rank": np.asarray(self.job.shard.rank, dtype=np.int32),
+            SIGNAL_VALUES: self.signals.sent,
             "ema_rate": np.asarray(s.ema_rate(recipe.ema or 0.0), dtype=np.float32),
         }
 
@@ -138,6 +144,8 @@ class Stepper:
         return self.state.backend.start_readback({k: out[k] for k in REPORTED_OUTPUTS if k in out})
 
     def _can_collect(self) -> bool:
+        if not self.state.backend.communicator.is_alone:  # at the same update on all ranks
+            return len(self._pending) > self.state.backend.steps_in_flight
         return len(self._pending) > MAX_STEPS_IN_FLIGHT or all(
             r.is_ready() for r in self._pending[0]
         )
@@ -145,7 +153,10 @@ class Stepper:
     def _collect(self) -> None:
         """Collects the results of the oldest pending update."""
         for found in self._pending.popleft():
-            numbers = {name: float(value) for name, value in found.result().items()}
+            outputs = dict(found.result())
+            if SIGNAL_VALUES in outputs:
+                self.signals.receive(outputs.pop(SIGNAL_VALUES))
+            numbers = {name: float(value) for name, value in outputs.items()}
             if not can_continue(numbers):
                 raise Diverged
             self.progress = self.progress.add_batch(numbers["loss"], numbers["accuracy"])
@@ -174,8 +185,14 @@ class Stepper:
 
     def check_finite(self) -> None:
         """Raises Diverged if a weight is not finite or no step of the epoch had a finite loss."""
+        self.check_weights()
+        if not self.progress.batches:
+            raise Diverged
+
+    def check_weights(self) -> None:
+        """Raises Diverged if a weight is not finite."""
         self.synchronize()
-        if not self.progress.batches or not all(is_finite({k: v}) for k, v in self.state.items()):
+        if not all(is_finite({k: v}) for k, v in self.state.items()):
             raise Diverged
 
     def scale_metrics(self) -> dict[str, float]:
@@ -186,9 +203,9 @@ class Stepper:
             {name: self.state.backend.download(self.state.array(name)) for name in SCALE_STATES}
         )
 
-    def find_fault(self) -> tuple[int, Fault] | None:
+    def find_fault(self) -> tuple[int, Fault | None] | None:
         """Replays the steps since the last good snapshot, one by one, and returns the number of the
-        first faulty step and its fault."""
+        first faulty step and its fault, if it can be located."""
         found = find_first_fault(self._replay())
         return (self.last_good[0].step + found[0] + 1, found[1]) if found else None
 

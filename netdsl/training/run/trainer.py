@@ -30,6 +30,7 @@ from netdsl.training.run.loop import train
 from netdsl.training.run.memory import out_of_memory_error
 from netdsl.training.run.nan_check import Diverged, Fault, divergence_error
 from netdsl.training.run.phase import OnPhase, Phase, ignore_phase
+from netdsl.training.run.replicas import find_first_origin, format_ranks
 from netdsl.training.run.stepper import Stepper
 from netdsl.training.run.watch_monitor import WatchMonitor
 from netdsl.training.step.graphs import SUM_SUFFIX
@@ -45,8 +46,9 @@ from netdsl.training.store.resume import (
     is_finished_and_changed,
     note_changes,
 )
-from netdsl.training.store.run_directory import RunDirectory
+from netdsl.training.store.run_directory import ReplicaDirectory, RunDirectory
 from netdsl.training.store.warm_start import WarmStart, initialise_weights
+from netdsl.types import Graph
 
 
 class Trainer:
@@ -72,7 +74,9 @@ class Trainer:
     ) -> None:
         self.on_phase = on_phase
         on_phase(Phase("reading data"))
-        self.job = prepare_job(program, recipe_name, data, metrics=metrics)
+        self.job = prepare_job(
+            program, recipe_name, data, metrics=metrics, communicator=backend.communicator
+        )
         self.recipe = self.job.recipe
         self.backend = backend.as_deterministic() if self.recipe.deterministic else backend
         self.warm_start: WarmStart | None = None
@@ -168,7 +172,8 @@ class Trainer:
         if self._is_finished_and_changed:
             has_test_set = self.job.dataset.read_test is not None
             check_continues(out, self.progress, self.recipe, has_test_set)
-        directory = RunDirectory(out, self.job, self.state, self.progress, self.previous_text, log)
+        kind = RunDirectory if self.backend.communicator.is_root else ReplicaDirectory
+        directory = kind(out, self.job, self.state, self.progress, self.previous_text, log)
         if self.previous_text not in (None, self.job.net_text):
             directory.save_last(self.progress)  # the change is saved even if the run stops at once
         callbacks = Callbacks(on_step, on_epoch, should_stop, log, self.on_phase)
@@ -188,7 +193,8 @@ class Trainer:
         except ValidationDiverged as e:
             where = f"the validation of epoch {self.progress.epoch + 1}"
             network = self.job.evaluation_network
-            raise self._diverged(directory, e.fault, where, network) from None
+            graph = self.job.evaluation_graph
+            raise self._diverged(directory, graph, e.fault, where, network) from None
         except Diverged:
             raise self._step_diverged(directory) from None
         except BadPicture as e:
@@ -197,11 +203,22 @@ class Trainer:
     def _step_diverged(self, directory: RunDirectory) -> NetError:
         epoch, found = self.progress.epoch + 1, self.stepper.find_fault()
         where = f"step {found[0]:,} (epoch {epoch})" if found else f"epoch {epoch}"
-        return self._diverged(directory, found[1] if found else None, where, self.job.network)
+        fault = found[1] if found else None
+        return self._diverged(directory, self.job.step_graph, fault, where, self.job.network)
 
     def _diverged(
-        self, directory: RunDirectory, fault: Fault | None, where: str, network: Network
+        self,
+        directory: RunDirectory,
+        graph: Graph,
+        own_fault: Fault | None,
+        where: str,
+        network: Network,
     ) -> NetError:
+        """The error that ends the run, on all ranks: that of the first rank with a fault."""
+        communicator = self.backend.communicator
+        fault, ranks = find_first_origin(communicator, graph, own_fault)
+        if ranks:
+            where += f", on {format_ranks(communicator, ranks)}"
         last, rate = directory.last, float(self.stepper.learning_rate())
         last_checkpoint = f"{last}, of epoch {self.progress.epoch}" if last.exists() else None
         return divergence_error(network, fault, where, rate, last_checkpoint)
@@ -210,6 +227,8 @@ class Trainer:
         """Saves the progress. To repair the data, the user may replace this picture and others, so
         the data are stored by name only, and the run can be resumed with pictures of the same
         names."""
+        if not self.backend.communicator.is_alone:  # the others have begun an update
+            return bad_picture_error(fault)
         try:
             self.stepper.synchronize()
         except Diverged:

@@ -19,6 +19,11 @@ from netdsl.training.recipe.precision import has_loss_scale, low_precision
 from netdsl.training.recipe.recipe import Recipe
 from netdsl.training.recipe.targets import LABEL_THRESHOLD, Targets
 from netdsl.training.step.loss_scale import SCALE, SKIP_FLAG, LossScale
+from netdsl.training.step.rank_reduction import (
+    reduce_gradients,
+    reduce_results,
+    sort_by_readiness,
+)
 from netdsl.training.step.targets import declare_targets
 from netdsl.types import Graph, Node, TensorType
 
@@ -56,7 +61,7 @@ def build_forward(network: Network, recipe: Recipe) -> Forward:
             if name == "main":
                 total = losses[name]
                 hits = _emit_hits(b, network, recipe, scores, targets)
-                accuracy = weighted_mean(b, hits, targets.weights)
+                accuracy = weighted_mean(b, hits, targets)
             else:
                 total = b.add(total, b.mul(losses[name], b.const(network.loss_weights[name])))
     updates = {state: b.nodes[node] for state, node in network.graph.updates.items()}
@@ -79,14 +84,16 @@ def training_graph(network: Network, recipe: Recipe, counter: str | None = None)
     """One update of the weights. Inputs: the net's, those of its targets and of class weights,
     `lr`, and as needed `step` (batches so far), `seed`, `ema_rate`, and `counter`, which counts
     updates: `step` unless an update takes several batches. Outputs: `loss` (all outputs, weighted),
-    `main_loss`, `accuracy`; with a scaled loss also `left_out` and the new `loss_scale`."""
+    `main_loss`, `accuracy`; with a scaled loss also `left_out` and the new `loss_scale`. On several
+    ranks, these and the gradients are means over all, and `signals` are an input and an output."""
     f = build_forward(network, recipe)
     b, learnt = f.b, trainable_weights(network, recipe)
     scale = _loss_scale(f, recipe)
-    gradients = _gradients(f, learnt, scale)
+    gradients = _gradients(f, learnt, scale, network.ranks)
     updates = dict(f.updates)
     if recipe.accumulate > 1:
         gradients = _mean_gradients(b, gradients, recipe.accumulate, updates)
+    gradients = reduce_gradients(b, gradients, network.ranks)
     finite = scale.all_finite(gradients) if scale else None
     if recipe.clip is not None:
         gradients = _clip_gradients(b, gradients, recipe.clip)
@@ -99,7 +106,7 @@ def training_graph(network: Network, recipe: Recipe, counter: str | None = None)
             updates[weight.name] = emit_update(part, recipe.optimizer)
             if recipe.ema is not None:
                 _update_ema(b, weight, updates)
-    results = dict(f.results)
+    results = reduce_results(b, f.results, network.ranks)
     if scale and finite:
         sums = {name: new for name, new in updates.items() if name.endswith(SUM_SUFFIX)}
         renewed = scale.next_states(finite)
@@ -113,11 +120,11 @@ def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
     """One batch whose gradients are only added to the states that the next update reads."""
     f = build_forward(network, recipe)
     scale = _loss_scale(f, recipe)
-    gradients = _gradients(f, trainable_weights(network, recipe), scale)
+    gradients = _gradients(f, trainable_weights(network, recipe), scale, network.ranks)
     updates = dict(f.updates)
-    results = dict(f.results)
+    results = reduce_results(f.b, f.results, network.ranks)
     if scale:
-        finite = scale.all_finite(gradients)
+        finite = scale.all_finite(gradients, network.ranks)
         updates = scale.skip_unless_finite(finite, updates)
         results |= {SKIP_FLAG: scale.skip_flag(finite), SCALE: scale.scale}
     for name, g in gradients.items():
@@ -128,10 +135,11 @@ def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
 
 @pause_garbage_collection()
 def gradient_graph(network: Network, recipe: Recipe) -> Graph:
-    """A batch whose gradients, as the backward pass gives them, are outputs: `gradient.NAME` of
-    each weight that is trained. The weights stay as they are."""
+    """A batch whose gradients, as the backward pass gives them and in the order of their readiness,
+    are outputs: `gradient.NAME` of each weight that is trained. The weights stay as they are."""
     f = build_forward(network, recipe)
-    gradients = _scaled_gradients(f, trainable_weights(network, recipe), _loss_scale(f, recipe))
+    learnt, scale = trainable_weights(network, recipe), _loss_scale(f, recipe)
+    gradients = sort_by_readiness(f.b, _scaled_gradients(f, learnt, scale))
     outputs = {f"{GRADIENT_PREFIX}{name}": g for name, g in gradients.items()}
     return verify_graph(f.b.build(f.results | outputs, f.updates, f"{network.name}.gradients"))
 
@@ -164,15 +172,20 @@ def _loss_scale(f: Forward, recipe: Recipe) -> LossScale | None:
     return LossScale(f.b, low) if low and has_loss_scale(recipe.precision) else None
 
 
-def _gradients(f: Forward, learnt: Sequence[Node], scale: LossScale | None) -> dict[str, Node]:
-    gradients = _scaled_gradients(f, learnt, scale)
-    return scale.unscale_gradients(gradients) if scale else gradients
+def _gradients(
+    f: Forward, learnt: Sequence[Node], scale: LossScale | None, ranks: int
+) -> dict[str, Node]:
+    """The gradients of the unscaled loss, for several ranks in the order of their readiness."""
+    found = _scaled_gradients(f, learnt, scale)
+    if ranks > 1:
+        found = sort_by_readiness(f.b, found)
+    return found if scale is None else scale.unscale_gradients(found)
 
 
 def _scaled_gradients(
     f: Forward, learnt: Sequence[Node], scale: LossScale | None
 ) -> dict[str, Node]:
-    return grad(f.b, scale.scale_loss(f.loss) if scale else f.loss, learnt)
+    return grad(f.b, f.loss if scale is None else scale.scale_loss(f.loss), learnt)
 
 
 def _rate_scale(name: str, recipe: Recipe) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from netdsl.ir.builder import Builder
+from netdsl.layers.layer import LAST_BUCKET
 from netdsl.signature import BoundCall
 from netdsl.training.recipe.losses import pairwise_sum
 from netdsl.training.recipe.precision import MAX_SCALE, MIN_SCALE
@@ -46,15 +47,18 @@ class LossScale:
             share = b.div(b.const(1.0), self.scale)
             return {name: b.mul(g, share) for name, g in gradients.items()}
 
-    def all_finite(self, gradients: Mapping[str, Node]) -> Node:
-        """Whether all values of all gradients are finite."""
+    def all_finite(self, gradients: Mapping[str, Node], ranks: int = 1) -> Node:
+        """Whether all values of all gradients are finite, on each of `ranks` if they differ."""
         b = self.b
         with b.at(None, SCALE):
             wrong = []
             for g in gradients.values():
                 odd = b.select(b.is_finite(g), b.const(0.0), b.const(1.0))
                 wrong.append(b.reduce_sum(odd, axes=tuple(range(g.type.rank))))
-            return b.equal(pairwise_sum(b, wrong), b.const(0.0))
+            total = pairwise_sum(b, wrong)
+            if ranks > 1:
+                total = b.all_reduce(total, bucket=LAST_BUCKET)
+            return b.equal(total, b.const(0.0))
 
     def skip_unless_finite(self, finite: Node, updates: Mapping[str, Node]) -> dict[str, Node]:
         """The updates, replaced by the old values if not `all_finite`."""

@@ -22,7 +22,9 @@ def declare_targets(
     if recipe.is_multi_label or (training and recipe.mixes_labels):
         targets = b.input("targets", TensorType((batch, classes), b.dtype))
     weights = b.input("weights", TensorType((batch,), b.dtype))
-    return Targets(classes, weights, labels, targets)
+    has_weights = bool(recipe.loss.class_weights) or recipe.data.is_skipping_bad_pictures
+    ranks = network.ranks if training and has_weights else 1
+    return Targets(classes, weights, labels, targets, ranks)
 
 
 def target_inputs(batch: Batch) -> dict[str, Array]:

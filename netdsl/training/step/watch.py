@@ -15,6 +15,7 @@ from netdsl.language.network import Network
 from netdsl.ops import OPS
 from netdsl.training.recipe.recipe import Recipe
 from netdsl.training.step.graphs import build_forward, trainable_weights
+from netdsl.training.step.rank_reduction import reduce_gradients, sort_by_readiness
 from netdsl.types import Array, Graph, Node
 
 WATCHABLE = ("gradients", "activations")
@@ -50,6 +51,8 @@ def build_watch_graph(network: Network, recipe: Recipe, what: Sequence[str]) -> 
                 outputs[f"dead {path}"] = _dead(b, node)
     if "gradients" in what:
         gradients = grad(b, f.loss, trainable_weights(network, recipe))
+        if network.ranks > 1:
+            gradients = reduce_gradients(b, sort_by_readiness(b, gradients), network.ranks)
         with b.at(None, "watch"):
             outputs |= {f"gradients {name}": _moments(b, g) for name, g in gradients.items()}
     return verify_graph(b.build(outputs, name=f"{network.name}.watch"))

@@ -47,6 +47,13 @@ class MetricsLog:
         self.count += 1
 
 
+class MutedLog(MetricsLog):
+    """A log of metrics that another rank writes."""
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        self.count += 1
+
+
 def read_metrics(path: Path) -> Iterator[Mapping[str, Any]]:
     """The valid lines of a metrics file, one by one: of a run that was killed, or that is writing
     now, the last one may be torn. Nothing if there is no file. Raises NetError if it cannot be

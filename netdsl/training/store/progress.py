@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from netdsl.errors import fail
 from netdsl.training.recipe.best import Criterion
+from netdsl.training.recipe.intervals import Mark
+from netdsl.training.recipe.rate_rules import rate_scale
 from netdsl.training.recipe.recipe import Recipe
 from netdsl.training.recipe.schedules import Moment, rate_factor
 from netdsl.training.store.checkpoint import Checkpoint
@@ -84,12 +87,17 @@ class Progress:
     def best_epoch(self, best: Criterion | None) -> int:
         """The number of the best epoch so far by a recipe's `best`, counted from 1; 0 before the
         first."""
-        ranked = [quality(m, best) for m in self.history]
-        return ranked.index(max(ranked)) + 1 if ranked else 0
+        ranked = [(quality(self.history[i], best), i) for i in find_candidates(self.history)]
+        return max(ranked, key=lambda x: x[0])[1] + 1 if ranked else 0
+
+    def count_waited(self, best: Criterion | None) -> int:
+        """The number of candidates after the best epoch."""
+        first = self.best_epoch(best)
+        return sum(i >= first for i in find_candidates(self.history))
 
     def is_finished(self, recipe: Recipe) -> bool:
-        """Whether all epochs are done, or none improved for `patience` epochs."""
-        waited = self.epoch - self.best_epoch(recipe.best)
+        """Whether all epochs are done, or none improved for `patience` candidates."""
+        waited = self.count_waited(recipe.best)
         return self.epoch >= recipe.epochs or (
             recipe.patience is not None and waited >= recipe.patience
         )
@@ -100,11 +108,24 @@ class Progress:
 
     def learning_rate(self, recipe: Recipe, steps: int) -> float:
         """The learning rate of the next update; `steps` is the number of updates per epoch."""
-        share = min(1.0, self.seen / (steps * recipe.data.batch * recipe.accumulate))
+        share = min(1.0, self.seen / (steps * recipe.images_per_update))
         past = self.history if recipe.schedule.record.needs_losses else ()
-        moment = Moment(self.epoch + share, recipe.epochs, steps, [selection_loss(m) for m in past])
+        losses = [selection_loss(past[i]) for i in find_candidates(past)]
+        moment = Moment(self.epoch + share, recipe.epochs, steps, losses)
         rate: float = recipe.optimizer.arguments["lr"]
+        rate *= rate_scale(recipe.lr_rule, recipe.images_per_update, moment)
         return rate * rate_factor(recipe.schedule, moment)
+
+    @property
+    def mark(self) -> Mark:
+        """Where the run is now."""
+        return Mark(self.epoch, self.update, time.monotonic())
+
+    @property
+    def epoch_mark(self) -> Mark:
+        """Where the current epoch began, at the clock's time now."""
+        update = self.history[-1].get("step", 0) if self.history else 0
+        return Mark(self.epoch, update, time.monotonic())
 
     def ema_rate(self, decay: float) -> float:
         """The rate at which the average of the weights moves towards them: 1 at first."""
@@ -117,6 +138,13 @@ def load_progress(saved: Checkpoint) -> Progress:
         return Progress.from_json(saved.progress)
     except ValueError as e:
         raise fail(f"{saved.origin} cannot be resumed: {e}") from None
+
+
+def find_candidates(history: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The indices of the epochs that can be the best one: those that were validated, or all if
+    there is no validation set. The first epoch is always validated, so its metrics tell."""
+    validated = [i for i, m in enumerate(history) if m.get("val_loss") is not None]
+    return validated or list(range(len(history)))
 
 
 def quality(metrics: Mapping[str, Any], best: Criterion | None) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from netdsl.training.job import Job
 from netdsl.training.step.graphs import SUM_SUFFIX
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint, inference_states
-from netdsl.training.store.metrics_log import MetricsLog
+from netdsl.training.store.metrics_log import MetricsLog, MutedLog
 from netdsl.training.store.pipeline_revisions import PIPELINE_KEY as PIPELINE
 from netdsl.training.store.pipeline_revisions import pipeline_revisions
 from netdsl.training.store.progress import Progress
@@ -88,19 +88,25 @@ class RunDirectory:
     ) -> None:
         self.folder, self.job, self.state = folder, job, state
         self.revisions = pipeline_revisions(job)
+        self.metrics_log = self._open(progress, previous_text, log)
+
+    def _open(
+        self, progress: Progress, previous_text: str | None, log: Callable[[str], None]
+    ) -> MetricsLog:
+        """Brings the files up to date, and returns the log of metrics."""
+        folder, job = self.folder, self.job
         for path in folder.glob(TEMPORARY_FILES):
             path.unlink(missing_ok=True)
         if previous_text is not None:
             self._back_up_edits((previous_text, job.net_text), log)
         write_recipe(folder / "recipe.net", job.name, job.net_text, progress.changes)
-        self.metrics_log = MetricsLog.restore(
-            folder / "metrics.jsonl", progress.lines, progress.history
-        )
-        copy = self.metrics_log.damaged_copy
-        if copy is not None:
-            log(f"{self.metrics_log.path} was damaged; the damaged file was kept as {copy}")
+        found = MetricsLog.restore(folder / "metrics.jsonl", progress.lines, progress.history)
+        self.metrics_log = found  # whose length the checkpoints hold that are saved now
+        if found.damaged_copy is not None:
+            log(f"{found.path} was damaged; the damaged file was kept as {found.damaged_copy}")
         if progress.epoch:
             self._check_best(progress)
+        return found
 
     @property
     def last(self) -> Path:
@@ -140,13 +146,18 @@ class RunDirectory:
         if whole:
             self._save_periodic(s)
 
-    def save_epoch(self, s: Progress) -> None:
-        """Saves a finished epoch. The last checkpoint is written before the best one, so that if
-        the run stops in between, the best one can be restored from it."""
-        self.save_last(s)
-        if self._is_best(s):
+    def save_epoch(self, s: Progress, is_due: bool = True) -> bool:
+        """Saves a finished epoch; the last checkpoint only if it is due, if the run is finished, or
+        before the best one, so that if the run stops in between, the best one can be restored from
+        it. Returns whether it was saved."""
+        is_best = self._is_best(s)
+        is_saved = is_due or is_best or s.is_finished(self.job.recipe)
+        if is_saved:
+            self.save_last(s)
+        if is_best:
             self._save_for_inference("best", s)
         self._save_periodic(s)
+        return is_saved
 
     def _is_best(self, s: Progress) -> bool:
         """Whether the last finished epoch is the best one so far."""
@@ -177,6 +188,22 @@ class RunDirectory:
         progress = {**s.as_json(), "data": data or job.data_fingerprint, PIPELINE: self.revisions}
         content = Checkpoint(states, job.net_text, job.dataset.classes, metrics, progress)
         checkpoint.save(self.folder / f"{name}{SUFFIX}", content)
+
+
+class ReplicaDirectory(RunDirectory):
+    """The directory of a run for the ranks other than 0, which write nothing."""
+
+    def _open(
+        self, progress: Progress, previous_text: str | None, log: Callable[[str], None]
+    ) -> MetricsLog:
+        return MutedLog(self.folder / "metrics.jsonl", progress.lines)
+
+    def save_epoch(self, s: Progress, is_due: bool = True) -> bool:
+        """Rank 0 saves it."""
+        return is_due
+
+    def save_last(self, s: Progress, data: str | None = None) -> None:
+        """Rank 0 saves it."""
 
 
 def _body_lines(text: bytes) -> list[bytes]:
