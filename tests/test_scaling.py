@@ -33,6 +33,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import build_program
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
 from netdsl.training.step.buckets import partition_buckets
+from netdsl.training.step.graphs import training_graph
 from tests.conftest import ROOT
 from tests.test_cli import DIGITS, MODELS
 from tests.test_tutorial import LEFT_OUT, Command, commands
@@ -231,6 +232,25 @@ def test_resnet50_scales_as_by_measured_bandwidths(
     assert found.timeline.size == 4 * 25_557_032
     assert found.serial_efficiency == pytest.approx(serial, abs=0.01)
     assert found.overlapped_efficiency == pytest.approx(overlap, abs=0.01)
+
+
+def test_buckets_are_those_of_a_step_on_several_ranks() -> None:
+    program = load_recipe(str(RESNET), ["train.precision=mixed"], "imagenet")
+    recipe = resolve_recipe(program, "imagenet")
+    network = elaborate(program, recipe.net, replace(recipe.settings(True, 256), ranks=8))
+    step = training_graph(network, recipe)
+    buckets: dict[int, list[str]] = {}
+    for name, node in step.nodes.items():
+        weight = re.fullmatch(r"reduce\.(.*)\.all_reduce", name)
+        if node.op == "all_reduce" and weight:
+            buckets.setdefault(node.attrs["bucket"], []).append(weight[1])
+    gradients = predict_resnet50(256).gradients
+    parts = partition_buckets([g.size for g in gradients])
+    expected = [{gradients[i].weight for i in part} for part in parts]
+    found = [{*buckets[number]} for number in sorted(buckets, reverse=True)]
+    # two weights with the same gradient, as where a sum ends both branches, have one all-reduce
+    assert all(x <= y for x, y in zip(found, expected, strict=True))
+    assert sum(map(len, found)) > 0.95 * len(gradients)
 
 
 def test_weak_scaling_keeps_images_and_strong_scaling_the_batch(netdsl: Any) -> None:
