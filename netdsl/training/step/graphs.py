@@ -89,7 +89,9 @@ def training_graph(network: Network, recipe: Recipe, counter: str | None = None)
     f = build_forward(network, recipe)
     b, learnt = f.b, trainable_weights(network, recipe)
     scale = _loss_scale(f, recipe)
-    gradients = _scaled_gradients(f, learnt, scale, network.ranks)
+    gradients = _scaled_gradients(f, learnt, scale)
+    if network.ranks > 1:
+        gradients = sort_by_readiness(b, gradients)
     updates = dict(f.updates)
     if recipe.accumulate > 1:
         gradients = _unscale(gradients, scale)
@@ -124,7 +126,7 @@ def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
     f = build_forward(network, recipe)
     scale = _loss_scale(f, recipe)
     learnt = trainable_weights(network, recipe)
-    gradients = _unscale(_scaled_gradients(f, learnt, scale, network.ranks), scale)
+    gradients = _unscale(_scaled_gradients(f, learnt, scale), scale)
     updates = dict(f.updates)
     results = reduce_results(f.b, f.results, network.ranks)
     if scale:
@@ -139,11 +141,11 @@ def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
 
 @pause_garbage_collection()
 def gradient_graph(network: Network, recipe: Recipe) -> Graph:
-    """A batch whose gradients are outputs, `gradient.NAME` of each weight that is trained; the
-    weights stay as they are."""
+    """A batch whose gradients, as the backward pass gives them and in the order of their readiness,
+    are outputs: `gradient.NAME` of each weight that is trained. The weights stay as they are."""
     f = build_forward(network, recipe)
     scale, learnt = _loss_scale(f, recipe), trainable_weights(network, recipe)
-    gradients = _unscale(_scaled_gradients(f, learnt, scale, network.ranks), scale)
+    gradients = sort_by_readiness(f.b, _scaled_gradients(f, learnt, scale))
     outputs = {f"{GRADIENT_PREFIX}{name}": g for name, g in gradients.items()}
     return verify_graph(f.b.build(f.results | outputs, f.updates, f"{network.name}.gradients"))
 
@@ -177,11 +179,10 @@ def _loss_scale(f: Forward, recipe: Recipe) -> LossScale | None:
 
 
 def _scaled_gradients(
-    f: Forward, learnt: Sequence[Node], scale: LossScale | None, ranks: int
+    f: Forward, learnt: Sequence[Node], scale: LossScale | None
 ) -> dict[str, Node]:
-    """The gradients of the scaled loss, for several ranks in the order of their readiness."""
-    found = grad(f.b, f.loss if scale is None else scale.scale_loss(f.loss), learnt)
-    return sort_by_readiness(f.b, found) if ranks > 1 else found
+    """The gradients of the loss, scaled if it is."""
+    return grad(f.b, f.loss if scale is None else scale.scale_loss(f.loss), learnt)
 
 
 def _unscale(gradients: dict[str, Node], scale: LossScale | None) -> dict[str, Node]:
