@@ -104,7 +104,9 @@ class Evaluator:
         return evaluate(executor, self.job.image_input, batches, tally, on_images)
 
     def _batches(self, samples: Samples) -> Iterator[Batch]:
-        return evaluation_batches(samples, self.job.evaluation_network.batch, self.job.transform)
+        job = self.job
+        batch = job.evaluation_network.batch
+        return evaluation_batches(samples, batch, job.transform, job.shard)
 
     def _find_fault(self) -> Fault | None:
         """The first non-finite value of the validation, given that all weights are finite."""
