@@ -71,7 +71,7 @@ def defer_interrupts(
         yield lambda: False
         return
     previous_handlers = {s: signal.getsignal(s) for s in find_signals()}
-    is_received = _set_handlers(tuple(previous_handlers), _announce_stop)
+    is_received = _set_handlers(tuple(previous_handlers), announce_stop)
     try:
         yield is_received
     finally:
@@ -101,6 +101,7 @@ def _set_handlers(
     return lambda: bool(received)
 
 
-def _announce_stop() -> None:
+def announce_stop() -> None:
+    """Says that a signal has arrived; safe to call from its handler."""
     with suppress(OSError):  # not print, which the signal may have interrupted
         os.write(2, f"\n{STOP_MESSAGE}\n".encode())

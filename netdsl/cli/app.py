@@ -126,26 +126,27 @@ def conclude(outcome: Outcome) -> int:
     return int(exit_code)
 
 
-_INTERRUPTED_MESSAGE = "interrupted; everything that was saved is kept"
-
-
 def _run() -> Outcome:
     try:
         exit_code = app(standalone_mode=False)
     except NetError as e:
         return Outcome(BAD_INPUT, e.render())
-    except Stopped:
-        return Outcome(INTERRUPTED, _INTERRUPTED_MESSAGE, is_agreed=True)
-    except KeyboardInterrupt:
-        return Outcome(INTERRUPTED, _INTERRUPTED_MESSAGE)
+    except KeyboardInterrupt as e:
+        return _interrupted(e)
     except typer.Exit as e:
-        return Outcome(e.exit_code)
+        cause = e.__cause__  # Typer makes an exit of an interrupt
+        return _interrupted(cause) if isinstance(cause, KeyboardInterrupt) else Outcome(e.exit_code)
     except Exception as e:
         message = _describe_error(e)
         if message is None:
             return Outcome(INTERNAL_ERROR, f"{traceback.format_exc()}this is a bug in netdsl")
         return Outcome(BAD_INPUT, f"error: {message}" if message else "")
     return Outcome(exit_code if isinstance(exit_code, int) else OK)
+
+
+def _interrupted(e: KeyboardInterrupt) -> Outcome:
+    message = "interrupted; everything that was saved is kept"
+    return Outcome(INTERRUPTED, message, is_agreed=isinstance(e, Stopped))
 
 
 _NO_THREAD_MESSAGE = "can't start new thread"  # Python's message; the error has no type of its own

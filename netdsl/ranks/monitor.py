@@ -10,7 +10,7 @@ from dataclasses import asdict
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from netdsl.interrupt import STOP_MESSAGE
+from netdsl.interrupt import announce_stop
 from netdsl.ranks.activity import Activity
 from netdsl.ranks.faults import FaultCollector, RankFault
 from netdsl.ranks.watchdog import TIMEOUT_VARIABLE, Patience, RankPlace, Watchdog, find_place
@@ -74,8 +74,11 @@ class Monitor:
     # ---- what the rank tells its monitor
 
     def note_stop(self) -> None:
-        """A signal asks this rank to stop; safe to call from its handler."""
+        """A signal asks this rank to stop; safe to call from its handler. Rank 0 says so, once."""
         self._is_asked_to_stop = True
+        if self._rank == 0 and not self._has_announced:
+            self._has_announced = True
+            announce_stop()
 
     def report_fault(self, text: str, code: int) -> None:
         """This rank has ended, by an error or an interrupt."""
@@ -142,7 +145,7 @@ class Monitor:
             self._show(message["text"])
         elif kind == "stop" and not self._has_announced:
             self._has_announced = True
-            self._show(STOP_MESSAGE)
+            announce_stop()
 
     def _watch(self) -> None:
         now = self._clock()
@@ -164,7 +167,6 @@ class Monitor:
             self._show(text)
         if is_over:
             self._is_over = True
-            time.sleep(_INTERVAL * 3)  # so that rank 0 can print it
             self._abort(_TIMEOUT_CODE)
 
     def _end(self) -> None:

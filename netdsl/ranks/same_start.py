@@ -31,7 +31,7 @@ def check_same(communicator: Communicator, what: Mapping[str, str]) -> None:
         counts = Counter(values.get(name) for values in found)
         for value in counts:
             ranks = [r for r, values in enumerate(found) if values.get(name) == value]
-            notes.append(f"{name} is {value or 'not there'} on {_name(communicator, ranks)}")
+            notes.append(f"{name} is {value or 'not given'} on {_name(communicator, ranks)}")
     raise fail(
         f"the ranks do not start from the same: {' and '.join(differing)} "
         f"{'differs' if len(differing) == 1 else 'differ'}",
@@ -41,8 +41,9 @@ def check_same(communicator: Communicator, what: Mapping[str, str]) -> None:
 
 
 def _abridge(value: str) -> str:
+    """A value, or for a long one its hash; empty if there is none."""
     if len(value) <= _MAX_SHOWN and value.isprintable():
-        return f"`{value}`"
+        return f"`{value}`" if value else ""
     return f"a text with the hash {hashlib.sha256(value.encode(errors='replace')).hexdigest()[:16]}"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +14,7 @@ from netdsl.interrupt import defer_interrupts, keep_interrupts
 from netdsl.optional_imports import import_optional
 from netdsl.ranks.communicator import ONE_RANK, Communicator
 from netdsl.ranks.cores import share_cores
-from netdsl.ranks.launcher import Launcher, LauncherRank
+from netdsl.ranks.launcher import OPEN_MPI_LAUNCHER, SLURM_LAUNCHER, Launcher, LauncherRank
 from netdsl.ranks.monitor import Monitor
 from netdsl.ranks.mpi import MpiCommunicator, MpiMailbox
 from netdsl.ranks.rank_names import name_ranks
@@ -88,6 +90,7 @@ class MpiWorld(World):
     def _abort(self, code: int) -> None:
         sys.stdout.flush()
         self._stderr.flush()
+        time.sleep(_DELIVERY)
         self._mpi.COMM_WORLD.Abort(code)
 
 
@@ -105,15 +108,22 @@ def join_world(launch: LauncherRank) -> MpiWorld:
     global _current
     patience = read_patience()
     mpi = _load_mpi()
-    _check_world(launch, mpi)
+    if launch.launcher.name == OPEN_MPI_LAUNCHER and mpi.get_vendor()[0] != _OPEN_MPI:
+        raise _world_error(launch, mpi, "cannot be started by it")  # MPICH ends the process
+    _start_mpi(launch, mpi)
     _current = world = MpiWorld(mpi, patience)
     return world
+
+
+_OPEN_MPI = "Open MPI"
+_DELIVERY = 0.3
+"""Seconds for a launcher to pass on what was printed: an abort may drop what it has not."""
 
 
 def _load_mpi() -> Any:
     requirement, help = "several ranks need mpi4py", "pip install 'netdsl[ranks]'"
     package = import_optional("mpi4py", requirement, help)
-    package.rc.thread_level, package.rc.finalize = "multiple", False
+    package.rc.initialize = package.rc.finalize = False
     try:
         return import_optional("mpi4py.MPI", requirement, help)
     except RuntimeError as e:
@@ -124,20 +134,19 @@ def _load_mpi() -> Any:
         ) from None
 
 
-def _check_world(launch: LauncherRank, mpi: Any) -> None:
+def _start_mpi(launch: LauncherRank, mpi: Any) -> None:
     """Raises NetError if MPI does not see the ranks that the launcher has started, or allows calls
     from one thread only."""
-    size, (vendor, _) = int(mpi.COMM_WORLD.Get_size()), mpi.get_vendor()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mpi4py's own, about a launcher that is not MPI's
+        level = mpi.Init_thread(mpi.THREAD_MULTIPLE)
+    size = int(mpi.COMM_WORLD.Get_size())
     error: NetError | None = None
     if size != launch.size:
+        error = _world_error(launch, mpi, f"sees {size:,}")
+    elif level < mpi.THREAD_MULTIPLE:
         error = fail(
-            f"{launch.launcher.name} has started {launch.size:,} ranks, but {vendor}, which mpi4py "
-            f"has loaded, sees {size:,}",
-            help=_advise(launch.launcher, vendor),
-        )
-    elif mpi.Query_thread() < mpi.THREAD_MULTIPLE:
-        error = fail(
-            f"this build of {vendor} does not allow calls from several threads",
+            f"this build of {mpi.get_vendor()[0]} does not allow calls from several threads",
             help="set MPI4PY_LIBMPI to the libmpi.so of one with MPI_THREAD_MULTIPLE",
         )
     if error is not None:
@@ -145,8 +154,17 @@ def _check_world(launch: LauncherRank, mpi: Any) -> None:
         raise error
 
 
+def _world_error(launch: LauncherRank, mpi: Any, problem: str) -> NetError:
+    """The error for a launcher that is not one of the MPI that is loaded."""
+    vendor, started = mpi.get_vendor()[0], f"{launch.launcher.name} has started {launch.size:,}"
+    return fail(
+        f"{started} ranks, but {vendor}, which mpi4py has loaded, {problem}",
+        help=_advise(launch.launcher, vendor),
+    )
+
+
 def _advise(launcher: Launcher, vendor: str) -> str:
-    if launcher.name == "srun":
+    if launcher.name == SLURM_LAUNCHER:
         return (
             "let srun speak the language of this MPI: `srun --mpi=pmix` or `--mpi=pmi2`; "
             "`srun --mpi=list` shows what it speaks"
