@@ -27,7 +27,7 @@ def share_checkpoint(
         return None
     states = {}
     for name, shape in about.pop("shapes"):
-        own = found.states[name] if found is not None else np.empty(shape)
+        own = np.empty(shape, _STATE_TYPE) if found is None else found.states[name]
         states[name] = np.array(own, _STATE_TYPE, order="C").reshape(shape)
         communicator.broadcast_array(states[name])
     return Checkpoint(states, **about | {"classes": tuple(about["classes"])})
