@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from netdsl.ranks.activity import Activity
 
 Buffer = NDArray[np.generic]
 
@@ -24,6 +28,8 @@ class Communicator(ABC):
     rank: int
     hosts: tuple[str, ...]
     """The host of each rank."""
+    activity: Activity
+    """What this rank does, for the watchdog."""
 
     @property
     def size(self) -> int:
@@ -75,7 +81,10 @@ class OneRank(Communicator):
     """A run of a single process."""
 
     rank = 0
-    hosts = (socket.gethostname(),)
+
+    def __init__(self) -> None:
+        self.hosts = (socket.gethostname(),)
+        self.activity = Activity()
 
     def start_all_reduce(self, arrays: Sequence[Buffer]) -> Future[None]:
         done: Future[None] = Future()
@@ -93,3 +102,8 @@ class OneRank(Communicator):
 
 
 ONE_RANK = OneRank()
+
+
+def share_path(communicator: Communicator, make: Callable[[], Path]) -> Path:
+    """Returns the path that `make` returns on rank 0, where alone it is called."""
+    return Path(os.fsdecode(communicator.share(lambda: os.fsencode(make()))))
