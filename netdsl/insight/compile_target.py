@@ -45,7 +45,7 @@ def prepare_target(
 ) -> PreparedGraph:
     """Runs the pipeline for a target."""
     if target.training:
-        recipe_name, network, recipe = _elaborate_for_training(program, target)
+        recipe_name, network, recipe = elaborate_for_training(program, target)
         step = compile_step(network, recipe, watch, target.forward_passes)
         title = f"{network.name}, training by {recipe_name}, batch {network.batch}"
         return PreparedGraph(title, network, step)
@@ -58,7 +58,7 @@ def prepare_target(
 def build_unoptimized_graph(program: Program, target: CompileTarget) -> Graph:
     """The graph of a target as the source describes it."""
     if target.training:
-        _, network, recipe = _elaborate_for_training(program, target)
+        _, network, recipe = elaborate_for_training(program, target)
         return training_graph(network, recipe)
     return _elaborate_for_inference(program, target).graph
 
@@ -68,10 +68,10 @@ def _elaborate_for_inference(program: Program, target: CompileTarget) -> Network
     return elaborate(program, program.resolve_net_name(target.name), settings)
 
 
-def _elaborate_for_training(program: Program, target: CompileTarget) -> tuple[str, Network, Recipe]:
+def elaborate_for_training(program: Program, target: CompileTarget) -> tuple[str, Network, Recipe]:
     """The recipe of a training step: the named one, else one in the file that trains this net, else
-    plain SGD; with the network elaborated for it."""
-    recipe_name, recipe = _find_recipe(program, target.name)
+    plain SGD; with the network elaborated for it. The first value describes the recipe."""
+    recipe_name, recipe = find_recipe(program, target.name)
     if recipe is None:
         net, recipe = (
             program.resolve_net_name(target.name),
@@ -88,8 +88,9 @@ def _elaborate_for_training(program: Program, target: CompileTarget) -> tuple[st
     return recipe_name, network, recipe
 
 
-def _find_recipe(program: Program, name: str | None) -> tuple[str, Recipe | None]:
-    """The recipe of that name, else the file's own recipe for the net of that name, if any."""
+def find_recipe(program: Program, name: str | None) -> tuple[str, Recipe | None]:
+    """The recipe of that name, else the file's own recipe for the net of that name, if any; first
+    a description of it."""
     if program.has_recipe(name):
         return f"`train {name}`", resolve_recipe(program, name)
     if name is None and program.find_section("train"):

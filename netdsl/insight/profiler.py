@@ -223,6 +223,29 @@ def _make_input(node: Node, rng: np.random.Generator) -> Array:
     return np.full(kind.shape, float(one)).astype(kind.dtype)
 
 
+@dataclass(frozen=True)
+class KernelWork:
+    """What a kernel does: its floating-point operations, the bytes that it moves, and the bytes per
+    number, which select its ceiling."""
+
+    flops: int
+    bytes: int
+    itemsize: int
+
+    def min_seconds(self, ceilings: Ceilings) -> float:
+        return ceilings.min_seconds(self.flops, self.bytes, self.itemsize)
+
+
+def count_kernel_work(graph: Graph, kernel: Kernel) -> KernelWork:
+    """Counts what the nodes of a kernel cost by the table of operators."""
+    costs = [node_cost(graph, graph[n]) for n in kernel.nodes]
+    flops = sum(2 * c.macs + c.flops for c in costs)
+    # the type of a product's operands decides which unit computes it
+    read = [graph[a] for a in graph[kernel.name].args] if kernel.kind == "anchor" else []
+    itemsize = max((ITEMSIZE[n.type.dtype] for n in read), default=4)
+    return KernelWork(flops, count_moved_bytes(graph, kernel), itemsize)
+
+
 class _KernelAttribution:
     """Assigns the kernels of a plan to layers and phases."""
 
@@ -233,16 +256,9 @@ class _KernelAttribution:
         self.forward = self.graph.backward_slice(*self.graph.outputs.values())
 
     def make_timed_kernel(self, kernel: Kernel, seconds: float, thunk: Thunk) -> TimedKernel:
-        costs = [node_cost(self.graph, self.graph[n]) for n in kernel.nodes]
-        flops = sum(2 * c.macs + c.flops for c in costs)
-        size = count_moved_bytes(self.graph, kernel)
+        work = count_kernel_work(self.graph, kernel)
         name = self._find_main_node(kernel)
-        # the type of a product's operands decides which unit computes it
-        read = [self.graph[a] for a in self.graph[name].args] if kernel.kind == "anchor" else []
-        itemsize = max((ITEMSIZE[n.type.dtype] for n in read), default=4)
-        measurement = Measurement(
-            seconds, flops, size, self.ceilings.min_seconds(flops, size, itemsize)
-        )
+        measurement = Measurement(seconds, work.flops, work.bytes, work.min_seconds(self.ceilings))
         return TimedKernel(
             name,
             find_kernel_label(self.graph, kernel),
@@ -250,7 +266,7 @@ class _KernelAttribution:
             self._find_phase(kernel, name),
             measurement,
             isinstance(thunk, ReferenceThunk),
-            itemsize,
+            work.itemsize,
             isinstance(thunk, WinogradThunk),
         )
 

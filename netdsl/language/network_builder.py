@@ -52,7 +52,7 @@ class Settings:
     ranks: int = 1
 
 
-_STEP_INPUTS = ("lr", "step", "update", "seed", "rank", "ema_rate", "stop")
+_STEP_INPUTS = ("lr", "step", "update", "seed", "rank", "ema_rate", "signals")
 RESERVED_INPUTS = ("labels", "targets", "weights", *_STEP_INPUTS)
 """Names that the inputs of a net cannot have: a training step has inputs of these names."""
 

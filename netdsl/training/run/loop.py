@@ -16,6 +16,7 @@ from netdsl.training.run.phase import Phase
 from netdsl.training.run.replicas import check_replicas
 from netdsl.training.run.stepper import Stepper
 from netdsl.training.run.watch_monitor import WatchMonitor
+from netdsl.training.step.rank_reduction import SAVE, STOP
 from netdsl.training.store.progress import TIMING_METRICS, Progress
 from netdsl.training.store.run_directory import RunDirectory
 
@@ -34,14 +35,12 @@ def train(
     An epoch makes an update for each group of batches (several batches if the recipe accumulates),
     then validates and saves, each at the recipe's interval. `Progress` knows when a run is finished
     (all epochs, or no improvement within `patience`) and which epoch was the best; `on_epoch` may
-    end it earlier. Raises
-    StopRequested, Diverged and BadPicture, which `Trainer` handles.
+    end it earlier. Raises StopRequested, Diverged and BadPicture, which `Trainer` handles.
     """
-
     communicator = stepper.state.backend.communicator
 
     def check_stop() -> None:
-        if stepper.agree_to_stop(callbacks.should_stop()):
+        if stepper.signals.agree(STOP, callbacks.should_stop()):
             stepper.synchronize()
             raise StopRequested
 
@@ -74,19 +73,20 @@ def train(
                     stepper.update(group)
                     seconds = time.perf_counter() - started
                     callbacks.on_step(_step_report(job, epoch_start, stepper.progress, seconds))
-                    if saving.is_due(stepper.progress.mark):
+                    if stepper.signals.agree(SAVE, saving.is_due(stepper.progress.mark)):
                         callbacks.on_phase(Phase("saving", epoch=epoch))
                         stepper.check_weights()
                         directory.save_last(stepper.progress)
                         saving.restart(stepper.progress.mark)
+                        stepper.signals.clear(SAVE)
             stepper.check_finite()
-            if stepper.agree_to_stop(False):  # a rank was asked before the last update
+            if stepper.signals.agree(STOP, False):  # a rank was asked before the last update
                 raise StopRequested
             check_replicas(communicator, stepper.state, stepper.progress.epoch + 1)
             seconds = time.perf_counter() - started
 
             score = None
-            if evaluator.has_validation and validating.is_due(stepper.progress):
+            if evaluator.has_validation and communicator.any(validating.is_due(stepper.progress)):
                 if pictures.are_files:
                     directory.save_last(stepper.progress)  # validation may meet a damaged picture
                 score = evaluator.validate(on_images("validating", len(job.validation), epoch))

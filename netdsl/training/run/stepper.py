@@ -27,13 +27,14 @@ from netdsl.training.run.nan_check import (
     find_first_fault,
     is_finite,
 )
+from netdsl.training.run.rank_signals import RankSignals
 from netdsl.training.step.loss_scale import SCALE, SCALE_STATES, SKIP_FLAG, scale_metrics
-from netdsl.training.step.rank_reduction import STOP
+from netdsl.training.step.rank_reduction import SIGNAL_VALUES
 from netdsl.training.step.targets import target_inputs
 from netdsl.training.store.progress import Progress
 from netdsl.types import Array
 
-REPORTED_OUTPUTS = ("loss", "accuracy", SKIP_FLAG, SCALE, STOP)
+REPORTED_OUTPUTS = ("loss", "accuracy", SKIP_FLAG, SCALE, SIGNAL_VALUES)
 """The outputs of a step that are read back."""
 SNAPSHOT_EVERY = 200
 """Updates between two snapshots of the weights, from which a fault can be located."""
@@ -54,7 +55,7 @@ class Stepper:
         )
         self.train = job.train
         self._pending: deque[tuple[Readback, ...]] = deque()
-        self._is_asked_to_stop = self._is_stopping = False
+        self.signals = RankSignals(state.backend.communicator)
 
     def upload_images(self) -> None:
         """Caches the training images on the device if they fit into the remaining memory; not those
@@ -124,7 +125,7 @@ class Stepper:
             "update": np.asarray(s.update, dtype=np.int32),
             "seed": np.asarray(recipe.seed, dtype=np.int32),
             "rank": np.asarray(self.job.shard.rank, dtype=np.int32),
-            STOP: np.asarray(self._is_asked_to_stop, dtype=np.float32),
+            SIGNAL_VALUES: self.signals.sent,
             "ema_rate": np.asarray(s.ema_rate(recipe.ema or 0.0), dtype=np.float32),
         }
 
@@ -151,19 +152,13 @@ class Stepper:
     def _collect(self) -> None:
         """Collects the results of the oldest pending update."""
         for found in self._pending.popleft():
-            numbers = {name: float(value) for name, value in found.result().items()}
+            outputs = dict(found.result())
+            if SIGNAL_VALUES in outputs:
+                self.signals.receive(outputs.pop(SIGNAL_VALUES))
+            numbers = {name: float(value) for name, value in outputs.items()}
             if not can_continue(numbers):
                 raise Diverged
-            self._is_stopping |= numbers.get(STOP, 0.0) > 0
             self.progress = self.progress.add_batch(numbers["loss"], numbers["accuracy"])
-
-    def agree_to_stop(self, is_asked: bool) -> bool:
-        """Whether the run stops now, given whether this rank is asked to. Of several ranks, it
-        tells the others with the next update, so that all of them stop after the same one."""
-        if self.state.backend.communicator.is_alone:
-            return is_asked
-        self._is_asked_to_stop = is_asked
-        return self._is_stopping
 
     def synchronize(self) -> None:
         """Waits for all pending updates. Raises Diverged as `update` does."""

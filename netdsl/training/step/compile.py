@@ -17,6 +17,7 @@ from netdsl.training.recipe.recipe import Recipe
 from netdsl.training.step.graphs import (
     accumulating_graph,
     evaluation_graph,
+    gradient_graph,
     prediction_graph,
     training_graph,
 )
@@ -46,6 +47,18 @@ def compile_accumulation(network: Network, recipe: Recipe) -> Graph:
 
     def build(n: Network) -> Graph:
         return _apply_recompute(accumulating_graph(n, recipe), n, recipe)
+
+    return _compile(
+        build, network, None, (*pass_manager.FORWARD_PASSES, *_precision_passes(recipe))
+    )
+
+
+@pause_garbage_collection()
+def compile_gradients(network: Network, recipe: Recipe) -> Graph:
+    """A batch with its gradients as outputs, ready for planning."""
+
+    def build(n: Network) -> Graph:
+        return _apply_recompute(gradient_graph(n, recipe), n, recipe)
 
     return _compile(
         build, network, None, (*pass_manager.FORWARD_PASSES, *_precision_passes(recipe))

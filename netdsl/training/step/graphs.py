@@ -30,6 +30,9 @@ from netdsl.types import Graph, Node, TensorType
 SUM_SUFFIX = ".gradient"
 """The suffix of states that accumulate gradients. They hold zeros between two updates."""
 
+GRADIENT_PREFIX = "gradient."
+"""The prefix of outputs that are gradients."""
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -82,7 +85,7 @@ def training_graph(network: Network, recipe: Recipe, counter: str | None = None)
     `lr`, and as needed `step` (batches so far), `seed`, `ema_rate`, and `counter`, which counts
     updates: `step` unless an update takes several batches. Outputs: `loss` (all outputs, weighted),
     `main_loss`, `accuracy`; with a scaled loss also `left_out` and the new `loss_scale`. On several
-    ranks, these and the gradients are means over all of them, with `stop` as input and output."""
+    ranks, these and the gradients are means over all, and `signals` are an input and an output."""
     f = build_forward(network, recipe)
     b, learnt = f.b, trainable_weights(network, recipe)
     scale = _loss_scale(f, recipe)
@@ -128,6 +131,18 @@ def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
         slot = _gradient_sum(f.b, name, g)
         updates[slot.name] = f.b.add(slot, g)
     return verify_graph(f.b.build(results, updates, f"{network.name}.accumulate"))
+
+
+@pause_garbage_collection()
+def gradient_graph(network: Network, recipe: Recipe) -> Graph:
+    """A batch whose gradients are outputs, `gradient.NAME` of each weight that is trained; the
+    weights stay as they are."""
+    f = build_forward(network, recipe)
+    gradients = _gradients(
+        f, trainable_weights(network, recipe), _loss_scale(f, recipe), network.ranks
+    )
+    outputs = {f"{GRADIENT_PREFIX}{name}": g for name, g in gradients.items()}
+    return verify_graph(f.b.build(f.results | outputs, f.updates, f"{network.name}.gradients"))
 
 
 def trainable_weights(network: Network, recipe: Recipe) -> tuple[Node, ...]:

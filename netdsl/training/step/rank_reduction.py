@@ -9,9 +9,11 @@ from netdsl.layers.layer import LAST_BUCKET
 from netdsl.training.step.buckets import partition_buckets
 from netdsl.types import Node, TensorType
 
-STOP = "stop"
-"""The input that is 1 on a rank that was asked to stop, and the output that is then more than 0 on
-all ranks."""
+STOP, SAVE = SIGNALS = ("stop", "save")
+"""What a rank asks for, and all do after the same update."""
+SIGNAL_VALUES = "signals"
+"""The input [SIGNALS] that is 1 on a rank that asks for something, and the output that is then more
+than 0 on all of them."""
 
 
 def reduce_gradients(b: Builder, gradients: Mapping[str, Node], ranks: int) -> dict[str, Node]:
@@ -35,14 +37,13 @@ def sort_by_readiness(b: Builder, gradients: Mapping[str, Node]) -> dict[str, No
 
 
 def reduce_results(b: Builder, results: Mapping[str, Node], ranks: int) -> dict[str, Node]:
-    """The means of scalars that a step reports, in the last bucket, and whether a rank was asked to
-    stop."""
+    """The means of scalars that a step reports, in the last bucket, and what ranks ask for."""
     if ranks == 1:
         return dict(results)
     with b.at(None, "reduce"):
         means = {name: mean_over_ranks(b, x, ranks, LAST_BUCKET) for name, x in results.items()}
-        stop = b.input(STOP, TensorType((), b.dtype))
-        return means | {STOP: b.all_reduce(stop, bucket=LAST_BUCKET)}
+        signals = b.input(SIGNAL_VALUES, TensorType((len(SIGNALS),), b.dtype))
+        return means | {SIGNAL_VALUES: b.all_reduce(signals, bucket=LAST_BUCKET)}
 
 
 def mean_over_ranks(b: Builder, x: Node, ranks: int, bucket: int) -> Node:

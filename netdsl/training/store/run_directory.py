@@ -198,8 +198,9 @@ class ReplicaDirectory(RunDirectory):
     ) -> MetricsLog:
         return MutedLog(self.folder / "metrics.jsonl", progress.lines)
 
-    def save_epoch(self, s: Progress) -> None:
+    def save_epoch(self, s: Progress, is_due: bool = True) -> bool:
         """Rank 0 saves it."""
+        return is_due
 
     def save_last(self, s: Progress, data: str | None = None) -> None:
         """Rank 0 saves it."""
