@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,15 @@ import pytest
 
 from netdsl.backends.array_backend import model_backend
 from netdsl.backends.base import Backend
-from netdsl.backends.cuda.captured_step import CollectiveThunk
+from netdsl.backends.cuda import backend as backend_module
+from netdsl.backends.cuda.gpu_ranks import check_gpus
+from netdsl.backends.cuda.kernel_generator import generate_launches
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load_program
+from netdsl.plan.kernel import Kernel
+from netdsl.plan.plan import Plan
 from netdsl.ranks.launcher import find_local_rank
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
@@ -146,3 +149,169 @@ def test_values_of_any_type_and_place_are_reduced(
     for own, others in zip(found, expected, strict=True):
         for name, value in others.items():
             np.testing.assert_allclose(own[name], value, rtol=0.02, err_msg=name)
+
+
+def test_a_step_with_a_kernel_by_reference_reduces_outside_of_its_graphs(
+    world: GpuRanksWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph could not end between the start of a collective and its wait."""
+    b = Builder()
+    x = b.input("x", TensorType((4, 6)))
+    total = b.all_reduce(b.mul(x, x), bucket=1)
+    low = b.cast(b.cast(x, dtype="bfloat16"), dtype="float32")
+    graph = b.build({"total": b.add(total, b.reduce_sum(low, axes=(0, 1)))})
+    monkeypatch.setattr(backend_module, "generate_launches", without("reduce_sum"))
+    ranks: list[GpuRank] = []
+
+    def work(rank: GpuRank) -> Any:
+        ranks.append(rank)
+        return run_step(graph, rank.backend)["total"]
+
+    one, other = world.run(2, work)
+    first, second = (make_values(graph, seed=1 + rank)["x"] for rank in range(2))
+    for found, own in ((one, first), (other, second)):
+        np.testing.assert_allclose(found, first**2 + second**2 + own.sum(), atol=0.02)
+    for rank in ranks:
+        assert rank.backend.fallbacks
+        assert len(rank.nccl.groups) == RUNS
+        assert not any(o.label == "all_reduce" for g in rank.gpu.graphs for o in g.operations)
+
+
+def without(op: str) -> Callable[..., Any]:
+    """Generates launches, but none for kernels that compute `op`."""
+
+    def generate(plan: Plan, kernel: Kernel, *rest: Any) -> Any:
+        is_without = any(plan.graph[n].op == op for n in kernel.nodes)
+        return None if is_without else generate_launches(plan, kernel, *rest)
+
+    return generate
+
+
+def prepare(world: GpuRanksWorld, size: int = 2, **given: Any) -> list[GpuRank]:
+    """Opens ranks that run nothing."""
+    for name, value in given.items():
+        setattr(world, name, value)
+    return world.run(size, lambda rank: rank)
+
+
+def test_every_rank_has_a_gpu_of_its_own(world: GpuRanksWorld) -> None:
+    """On one host, on several that show all GPUs, and on several that show one each."""
+    assert [r.gpu.number for r in prepare(world, 4)] == [0, 1, 2, 3]
+    hosts = lambda rank: f"node{rank // 2}"
+    assert [r.gpu.number for r in prepare(world, 4, hosts=hosts)] == [0, 1, 0, 1]
+    with pytest.raises(
+        NetError, match=r"ranks 0 and 2 would share a GPU of node1 \(0000:00.*sees 2"
+    ):
+        prepare(world, 4, hosts=lambda rank: "node1", visible=2)
+
+
+@pytest.mark.parametrize(
+    ("version", "has"), [(0, "finds none"), (22605, "has 2.26.5"), (2804, "has 2.8.4")]
+)
+def test_a_rank_without_a_current_nccl_is_named(
+    version: int, has: str, world: GpuRanksWorld
+) -> None:
+    with pytest.raises(NetError, match=rf"NCCL 2.27.7 or later; rank 1 \(node1\) {has}") as e:
+        prepare(world, versions={1: version})
+    assert "netdsl[nccl13]" in e.value.render()
+
+
+def test_ranks_on_gpus_that_differ_are_refused() -> None:
+    one = {"gpu": "a", "name": "A100", "visible": 1, "architecture": "sm_80", "cuDNN": 91000}
+    one |= {"multiprocessors": 108, "cuBLASLt": 130000, "NCCL": 22707}
+    hosts = ("node1", "node2")
+    check_gpus(hosts, (one, {**one, "gpu": "b"}))
+    check_gpus(hosts, (one, one))  # the same address, on another host
+    for what in ("architecture", "multiprocessors", "cuDNN", "cuBLASLt", "NCCL"):
+        other = {**one, "name": "H100", what: 99999 if what != "architecture" else "sm_90"}
+        with pytest.raises(NetError, match=rf"GPUs differ: {what} is .* rank 1 \(H100, node2\)"):
+            check_gpus(hosts, (one, other))
+
+
+def test_local_ranks() -> None:
+    """By the variables that MPICH, Open MPI and Slurm set."""
+    ompi = {"OMPI_COMM_WORLD_RANK": "9", "OMPI_COMM_WORLD_SIZE": "16"}
+    assert find_local_rank({}) == 0
+    assert find_local_rank({"SLURM_LOCALID": "3"}) == 0  # a batch script, not one of its ranks
+    assert find_local_rank({**ompi, "OMPI_COMM_WORLD_LOCAL_RANK": "1", "SLURM_LOCALID": "0"}) == 1
+    pmi = {"PMI_RANK": "9", "PMI_SIZE": "16"}
+    assert find_local_rank({**pmi, "MPI_LOCALRANKID": "1", "SLURM_LOCALID": "0"}) == 1
+    slurm = {"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "1"}
+    assert find_local_rank(slurm) == 1
+    assert find_local_rank(pmi) == 9
+
+
+def test_a_deterministic_run_turns_nvls_off_before_nccl_begins(world: GpuRanksWorld) -> None:
+    graph = small_graph(("float32",))
+    seen = []
+
+    def work(rank: GpuRank) -> None:
+        run_step(graph, rank.backend, runs=1)
+        seen.append(os.environ["NCCL_NVLS_ENABLE"])
+        run_step(graph, rank.backend.as_deterministic(), runs=1)
+
+    world.deterministic = True
+    world.run(2, work)
+    assert seen == ["0", "0"]
+
+
+def test_a_process_that_has_begun_with_nvls_cannot_be_deterministic(world: GpuRanksWorld) -> None:
+    graph = small_graph(("float32",))
+
+    def work(rank: GpuRank) -> None:
+        run_step(graph, rank.backend, runs=1)
+        run_step(graph, rank.backend.as_deterministic(), runs=1)
+
+    with pytest.raises(NetError, match="NCCL keeps the setting of the first run"):
+        world.run(2, work)
+
+
+@pytest.mark.parametrize("hosts", ["aaa", "aba"])
+def test_all_ranks_take_the_choices_of_rank_0(hosts: str, world: GpuRanksWorld) -> None:
+    """Whatever their own times are. The first rank of each host finishes binding before the others
+    of it begin."""
+    graph = make_step("residual", ranks=3)
+    order: list[tuple[str, int]] = []
+
+    def work(rank: GpuRank) -> dict[str, str]:
+        device, number = rank.backend.device, rank.backend.communicator.rank
+        rng = np.random.default_rng(number)
+        device.measure_milliseconds = lambda run: float(rng.random())
+        before = device.tuner.choose_fastest
+
+        def choose(*args: Any) -> Any:
+            order.append((hosts[number], number))
+            return before(*args)
+
+        device.tuner.choose_fastest = choose
+        open_executor(graph, rank.backend)
+        return dict(device.tuner.chosen)
+
+    world.hosts = lambda rank: f"node {hosts[rank]}"
+    chosen = world.run(3, work)
+    assert len(set(chosen[0].values())) > 1
+    assert chosen[0] == chosen[1] == chosen[2]
+    assert all(rank == 0 for _, rank in order[: len(order) // 3])
+    for host in set(hosts):
+        ranks = [rank for h, rank in order if h == host]
+        first = hosts.index(host)
+        assert ranks[: ranks.count(first)] == [first] * ranks.count(first)
+
+
+def test_a_rank_that_cannot_take_a_choice_is_named(world: GpuRanksWorld) -> None:
+    graph = make_step("residual", ranks=2)
+
+    def work(rank: GpuRank) -> None:
+        tuner = rank.backend.device.tuner
+        if not rank.backend.communicator.is_root:
+            before = tuner.choose_fastest
+
+            def choose(task_key: Any, candidates: Any, *rest: Any) -> Any:
+                tuner.prescribed = {}
+                return before(task_key, candidates, *rest)
+
+            tuner.choose_fastest = choose
+        open_executor(graph, rank.backend)
+
+    with pytest.raises(NetError, match=r"rank 1 \(node1\) computes a product by .*, rank 0 by"):
+        world.run(2, work)
