@@ -72,4 +72,5 @@ def install_gpu_ranks(monkeypatch: pytest.MonkeyPatch, folder: Path) -> GpuRanks
     monkeypatch.setattr(gpu_ranks, "load_nccl", load_nccl)
     monkeypatch.setattr(nccl_communicator, "_made_with_nvls", [])
     monkeypatch.setenv("NCCL_NVLS_ENABLE", "1")
+    monkeypatch.setattr(device, "WORKSPACE_BYTES", 1 << 20)  # it is filled, once for each rank
     return world

@@ -73,6 +73,7 @@ def test_a_step_is_one_graph_whose_buckets_are_reduced_beside_kernels(
     monkeypatch.setattr(buckets, "BUCKET_BYTES", 500)
     monkeypatch.setattr(buckets, "TAIL_BYTES", 0)
     graph = make_step("residual", ranks=2)
+    world.deterministic = True  # nothing is compiled for the sake of timing it
     ranks: list[GpuRank] = []
 
     def work(rank: GpuRank) -> dict[str, Any]:
