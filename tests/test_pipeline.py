@@ -12,7 +12,7 @@ import pytest
 from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.augment import bind_augmentation as chosen
 from netdsl.data.limit import limit_samples
-from netdsl.data.mixing import MIXINGS, mix_batches
+from netdsl.data.mixing import MIXINGS
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.revisions import (
     BALANCED_ORDER,
@@ -40,6 +40,7 @@ from netdsl.training.store.pipeline_revisions import (
     pipeline_revisions,
 )
 from tests.forged_checkpoints import rewrite_progress
+from tests.mixed_batches import mix_batches
 from tests.test_folder import write
 from tests.torch_values import noise_image
 
