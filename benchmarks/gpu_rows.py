@@ -18,10 +18,12 @@ import numpy as np
 
 from benchmarks.workloads import MOMENTUM, ROOT, WEIGHT_DECAY, draw_parameters, remove_dropout
 from netdsl.backends import open_backend
+from netdsl.backends.base import Backend
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import load_program
 from netdsl.passes import pass_manager
+from netdsl.ranks.communicator import ONE_RANK, Communicator
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.signature import CallOf
@@ -88,6 +90,12 @@ class BenchContext:
     device: str
     low: str | None
     folder: Path
+    communicator: Communicator = ONE_RANK
+    """The ranks that train together, each on a batch of its own."""
+
+    def open_backend(self) -> Backend:
+        """The backend of this rank."""
+        return open_backend(self.device).with_communicator(self.communicator)
 
     @property
     def rehearsed(self) -> bool:
@@ -98,7 +106,8 @@ class BenchContext:
 
     def network(self, net: str, training: bool) -> Network:
         file, name, _ = NETS[net]
-        settings = Settings(batch=self.size(net), training=training)
+        ranks = self.communicator.size
+        settings = Settings(batch=self.size(net), training=training, ranks=ranks)
         return elaborate(load_program(str(ROOT / "models" / file)), name, settings)
 
     def lr(self, net: str) -> float:
@@ -143,12 +152,13 @@ class InitializedNet:
         self.given = bench.data(net)
         started = time.perf_counter()
         self.network = bench.network(net, training)
-        self.backend = open_backend(bench.device)
+        self.backend = bench.open_backend()
         self.state = State(self.backend)
         self.state.initialise(self.network.graph.states, seed=1)
         self._before = time.perf_counter() - started
         weights = draw_parameters(self.state, self.network)
-        np.savez(bench.folder / f"{net}.npz", **{str(i): w for i, w in enumerate(weights)})
+        if bench.communicator.is_root:
+            np.savez(bench.folder / f"{net}.npz", **{str(i): w for i, w in enumerate(weights)})
         self._again = time.perf_counter()
 
     def seconds(self) -> float:
@@ -166,7 +176,8 @@ def train_row(bench: BenchContext, net: str, side: str = "train") -> tuple[GpuRo
     losses = [float(executor.run(given)["loss"])]
     first = begun.seconds()
     losses += [float(executor.run(given)["loss"]) for _ in range(STEPS - 1)]
-    np.save(bench.folder / f"{net}-train.npy", np.array(losses))
+    if bench.communicator.is_root:
+        np.save(bench.folder / f"{net}-train.npy", np.array(losses))
     ms = time_launch(executor.launch, backend)
     assert np.isfinite(losses).all(), losses
     curve = " ".join(f"{v:.3f}" for v in losses)
