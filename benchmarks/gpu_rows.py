@@ -30,6 +30,7 @@ from netdsl.signature import CallOf
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import PRECISIONS
 from netdsl.training.recipe.recipe import Recipe, default_recipe
+from netdsl.training.run.replicas import check_replicas
 from netdsl.training.step.compile import compile_step
 from netdsl.types import Graph
 from netdsl.values import Call
@@ -120,7 +121,7 @@ class BenchContext:
     def data(self, net: str) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels, the same for each side."""
         shape = (28, 28, 1) if net == "lenet" else (224, 224, 3)
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(self.communicator.rank)
         images = rng.standard_normal((self.size(net), *shape), dtype=np.float32)
         return images, rng.integers(0, 10, len(images)).astype(np.int32)
 
@@ -179,6 +180,7 @@ def train_row(bench: BenchContext, net: str, side: str = "train") -> tuple[GpuRo
     if bench.communicator.is_root:
         np.save(bench.folder / f"{net}-train.npy", np.array(losses))
     ms = time_launch(executor.launch, backend)
+    check_replicas(bench.communicator, state, epoch=0)
     assert np.isfinite(losses).all(), losses
     curve = " ".join(f"{v:.3f}" for v in losses)
     parameters = f"{network.params:,} parameters"

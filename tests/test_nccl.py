@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from netdsl.backends.array_backend import model_backend
 from netdsl.backends.base import Backend
 from netdsl.backends.cuda import backend as backend_module
-from netdsl.backends.cuda.gpu_ranks import check_gpus
+from netdsl.backends.cuda.gpu_ranks import GpuRanks, check_gpus
 from netdsl.backends.cuda.kernel_generator import generate_launches
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
@@ -135,6 +136,18 @@ def small_graph(dtypes: tuple[str, ...], bucket: int = 1) -> Graph:
     joined = b.concat(b.all_reduce(y, bucket=bucket), b.neg(y), axis=1)
     outputs["joined"] = b.add(joined, joined)
     return b.build(outputs)
+
+
+def test_a_single_rank_uses_nccl_if_asked_to(world: GpuRanksWorld) -> None:
+    """As the test on a GPU does: captured and replayed."""
+
+    def work(rank: GpuRank) -> None:
+        ranks = GpuRanks(rank.backend.communicator, rank.backend.device)
+        run_step(small_graph(("float32",)), replace(rank.backend, ranks=ranks))
+        assert len(rank.nccl.groups) == 2
+        assert [o.label for o in rank.gpu.graphs[-1].operations].count("all_reduce") == 1
+
+    world.run(1, work)
 
 
 @pytest.mark.parametrize("bucket", [0, 1])
@@ -304,6 +317,7 @@ def test_a_rank_that_cannot_take_a_choice_is_named(world: GpuRanksWorld) -> None
 
     def work(rank: GpuRank) -> None:
         tuner = rank.backend.device.tuner
+        rank.backend.device.measure_milliseconds = lambda run: 1.0
         if not rank.backend.communicator.is_root:
             before = tuner.choose_fastest
 
