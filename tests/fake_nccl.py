@@ -41,6 +41,10 @@ class NcclCall:
         return np.frombuffer(memory, dtype)
 
 
+class NcclError(RuntimeError):
+    """An error that NCCL reports."""
+
+
 @dataclass
 class FakeNccl:
     """CuPy's module `cuda.nccl` for one rank, on the streams of its emulated GPU."""
@@ -53,6 +57,10 @@ class FakeNccl:
     """The calls of each group."""
     _open_group: list[NcclCall] | None = None
 
+    is_connected: bool = True
+    """Whether ranks can be connected."""
+
+    NcclError = NcclError
     NCCL_SUM = 0
     NCCL_INT32, NCCL_INT64, NCCL_FLOAT16, NCCL_FLOAT32, NCCL_FLOAT64, NCCL_BFLOAT16 = TYPES
 
@@ -68,6 +76,8 @@ class FakeNccl:
         assert len(identity) == UNIQUE_ID_BYTES
         assert not any(s.is_capturing for s in self.streams.values())
         assert len(set(self.communicator.all_gather(identity))) == 1
+        if not self.is_connected:
+            raise NcclError("NCCL_ERROR_SYSTEM_ERROR: unhandled system error")
         return FakeNcclRanks(self)
 
     def groupStart(self) -> None:

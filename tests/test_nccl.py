@@ -230,6 +230,15 @@ def test_a_rank_without_a_current_nccl_is_named(
     assert "netdsl[nccl13]" in e.value.render()
 
 
+def test_ranks_that_nccl_cannot_connect(world: GpuRanksWorld) -> None:
+    def work(rank: GpuRank) -> None:
+        rank.nccl.is_connected = rank.backend.communicator.is_root
+        open_executor(small_graph(("float32",)), rank.backend)
+
+    with pytest.raises(NetError, match="NCCL cannot connect the ranks: NCCL_ERROR_SYSTEM_ERROR"):
+        world.run(2, work)
+
+
 def test_ranks_on_gpus_that_differ_are_refused() -> None:
     one = {"gpu": "a", "name": "A100", "visible": 1, "architecture": "sm_80", "cuDNN": 91000}
     one |= {"multiprocessors": 108, "cuBLASLt": 130000, "NCCL": 22707}
