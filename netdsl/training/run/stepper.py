@@ -83,7 +83,8 @@ class Stepper:
             s.seen,
             self.job.augment,
             data.sampling,
-            mixer=mixer,
+            self.job.shard,
+            mixer,
         )
         return prefetch(group_batches(batches, recipe.accumulate))
 
