@@ -21,6 +21,7 @@ from netdsl.data.samples import Batch, Samples, evaluation_batches, training_bat
 from netdsl.data.sampling import BALANCED, SHUFFLED
 from netdsl.data.shard import Shard
 from netdsl.errors import NetError
+from netdsl.ranks.array_message import unpack_arrays
 from netdsl.training.run.tally import Tally, merge_tallies
 from netdsl.types import Array
 from tests.test_mixing import chosen
@@ -237,6 +238,11 @@ def test_merged_tallies_are_that_of_a_single_rank(
     assert (found.ranking is None) == (expected.ranking is None) == (not keeps_scores)
     if found.ranking is not None and expected.ranking is not None:
         assert_same(list(vars(found.ranking).values()), list(vars(expected.ranking).values()))
+    kept, given = (unpack_arrays(tally.pack()) for tally in (merged, whole))
+    for name in ("labels", "probabilities"):  # in the order of the images
+        assert (name in kept) == (name in given) == keeps_scores
+        if keeps_scores:
+            assert_same([kept[name]], [given[name]])
     if whole.confusion is not None and merged.confusion is not None:
         assert_same([merged.confusion], [whole.confusion])
 
