@@ -83,8 +83,8 @@ class Stepper:
             s.seen,
             self.job.augment,
             data.sampling,
-            self.job.shard,
-            mixer,
+            mixer=mixer,
+            shard=self.job.shard,
         )
         return prefetch(group_batches(batches, recipe.accumulate))
 
