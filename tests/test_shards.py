@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from netdsl.backends.lazy_batch import DeviceImages, materialize
 from netdsl.data.augment import bind_augmentation
@@ -21,7 +22,7 @@ from netdsl.data.samples import Batch, Samples, evaluation_batches, training_bat
 from netdsl.data.sampling import BALANCED, SHUFFLED
 from netdsl.data.shard import Shard
 from netdsl.errors import NetError
-from netdsl.ranks.array_message import unpack_arrays
+from netdsl.ranks.array_message import pack_arrays, unpack_arrays
 from netdsl.training.run.tally import Tally, merge_tallies
 from netdsl.types import Array
 from tests.test_mixing import chosen
@@ -188,6 +189,21 @@ def test_the_batches_of_an_evaluation_are_dealt_to_the_ranks(
 
 
 # ---- tallies
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=4),
+        arrays(
+            st.sampled_from([np.int64, np.float32, np.uint8, np.bool_]), array_shapes(min_dims=0)
+        ),
+        max_size=4,
+    )
+)
+def test_a_message_has_the_arrays_that_were_packed(given_arrays: dict[str, Array]) -> None:
+    found = unpack_arrays(pack_arrays(given_arrays))
+    assert list(found) == list(given_arrays)
+    assert_same(list(found.values()), list(given_arrays.values()))
 
 
 def make_outputs(rng: np.random.Generator, labels: Array, weights: Array) -> dict[str, Array]:
