@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,19 @@ def _read_digits() -> tuple[Array, Array]:
     package = find_spec("sklearn")
     for folder in (package and package.submodule_search_locations) or ():
         with suppress(OSError, ValueError):
-            table = np.loadtxt(Path(folder) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+            table = _read_table(Path(folder) / "datasets" / "data" / "digits.csv.gz")
             return table[:, :-1].reshape(-1, 8, 8), table[:, -1]
     need = "the source `digits` is read from scikit-learn"
     found = import_optional("sklearn.datasets", need, "pip install 'netdsl[digits]'").load_digits()
     return found.images, found.target
+
+
+@cache
+def _read_table(path: Path) -> Array:
+    """Reads numbers separated by commas, once per process: a sweep has many runs."""
+    table = np.loadtxt(path, delimiter=",")
+    table.flags.writeable = False
+    return table
 
 
 _FASHION_CLASSES = (
