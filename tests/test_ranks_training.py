@@ -39,7 +39,9 @@ VARIANTS = {
 EXACT = {"norm": "", "drop": "", "keys": "", "limit": "none"}
 
 
-def train_steps(text: str, communicator: Communicator, updates: int, device: str = "cpu") -> Stepper:
+def train_steps(
+    text: str, communicator: Communicator, updates: int, device: str = "cpu"
+) -> Stepper:
     """The stepper of a rank after so many updates."""
     program = build_program(parse(text))
     job = prepare_job(program, None, communicator=communicator)
