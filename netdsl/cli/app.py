@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -129,9 +130,16 @@ def conclude(outcome: Outcome) -> int:
     return int(exit_code)
 
 
+@cache
+def command_tree() -> Any:
+    """All commands with their options, which Typer reads from the signatures: that takes longer
+    than many a command, and a process may run several. The class is not public."""
+    return typer.main.get_command(app)
+
+
 def _run() -> Outcome:
     try:
-        exit_code = app(standalone_mode=False)
+        exit_code = command_tree()(standalone_mode=False)
     except NetError as e:
         return Outcome(BAD_INPUT, e.render())
     except KeyboardInterrupt:
@@ -174,8 +182,7 @@ def _describe_error(e: Exception) -> str | None:
             "`ulimit -v`); NETDSL_THREADS=1 uses the fewest"
         )
     if hasattr(e, "format_message"):  # Typer's own errors, whose class is not public
-        commands: Any = typer.main.get_command(app)
-        return explain(str(e.format_message()), sys.argv[1:], commands.commands)
+        return explain(str(e.format_message()), sys.argv[1:], command_tree().commands)
     return None
 
 

@@ -45,6 +45,11 @@ class Communicator(ABC):
         """Whether this is rank 0, which alone writes and prints."""
         return self.rank == 0
 
+    @property
+    def is_first_on_host(self) -> bool:
+        """Whether this is the first rank of its host."""
+        return self.hosts.index(self.hosts[self.rank]) == self.rank
+
     @abstractmethod
     def start_all_reduce(self, arrays: Sequence[Buffer]) -> Future[None]:
         """Starts to replace contiguous arrays by their sums over the ranks: the same bits on each

@@ -28,6 +28,7 @@ from netdsl.training.run.callbacks import (
     format_end,
 )
 from netdsl.training.run.evaluator import Evaluator, ValidationDiverged
+from netdsl.training.run.interval_timers import explain_short_interval
 from netdsl.training.run.loop import train
 from netdsl.training.run.memory import out_of_memory_error
 from netdsl.training.run.nan_check import Diverged, Fault, divergence_error
@@ -147,7 +148,8 @@ class Trainer:
     def opening_lines(self) -> tuple[str, ...]:
         """What the run learns from and starts with, as lines of text."""
         warm_start = self.warm_start.lines() if self.warm_start else ()
-        return (*self.job.inventory.lines(), *warm_start, *self._finished_lines())
+        notes = (*warm_start, *explain_short_interval(self.job))
+        return (*self.job.inventory.lines(), *notes, *self._finished_lines())
 
     def _finished_lines(self) -> tuple[str, ...]:
         """Why a resumed run has nothing left to train, as a line of text."""
