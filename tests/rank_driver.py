@@ -6,8 +6,10 @@ mpiexec -n 3 python -m tests.rank_driver ACTION RANK UPDATE train FILE ...
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,13 +31,24 @@ def send(number: signal.Signals) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
+def kill_soon() -> None:
+    """At any moment of the next updates, or while the rank saves."""
+    threading.Timer(random.uniform(0, 0.2), send(signal.SIGKILL)).start()
+
+
+def terminate_twice() -> None:
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 ACTIONS: dict[str, Callable[[], None]] = {
     "nothing": lambda: None,
     "bug": raise_bug,
     "error": raise_error,
     "sleep": lambda: time.sleep(100),
+    "kill soon": kill_soon,
     "kill": send(signal.SIGKILL),
-    "terminate": send(signal.SIGTERM),
+    "terminate twice": terminate_twice,
     "preempt": send(signal.SIGUSR1),
 }
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sys
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,6 +15,9 @@ import pytest
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 from tests.rank_processes import FinishedRanks, run_command, run_each, run_with_fault
+from tests.test_bad_pictures import PARTS, cut
+from tests.test_folder import NET as COLOURS
+from tests.test_folder import write
 
 TEXT = """
 net small {
@@ -135,3 +140,53 @@ def test_an_error_of_one_rank_names_it(tmp_path: Path, file: str) -> None:
     found = run_with_fault(tmp_path, 4, "error", 3, 5, *command)
     assert found.exit_code == 2
     assert f"rank 3 on {HOST}: error: a planted error\nhelp: none\n" in found.err
+
+
+@pytest.mark.slow
+def test_twenty_kills_lose_nothing(tmp_path: Path, file: str) -> None:
+    random = Random(0)
+    command = ["train", file, "--device", "reference", "--set", "train.epochs=60"]
+    reached = []
+    for _ in range(20):
+        rank, update = random.randrange(4), random.randrange(1, 3 * STEPS)
+        found = run_with_fault(
+            tmp_path, 4, "kill soon", rank, update, *command, "-o", "run", "--requeue"
+        )
+        assert found.exit_code != 0
+        assert found.seconds < 60
+        last = tmp_path / "run" / "last.safetensors"
+        reached.append(load_last(tmp_path / "run").progress["update"] if last.exists() else 0)
+    assert reached == sorted(reached)
+    final = run_with_fault(tmp_path, 4, "nothing", 0, 0, *command, "-o", "run", "--requeue")
+    whole = run_with_fault(tmp_path, 4, "nothing", 0, 0, *command, "-o", "whole")
+    assert (final.exit_code, whole.exit_code) == (0, 0)
+    assert read_epochs(tmp_path / "run") == list(range(1, 61))
+    expected = load_last(tmp_path / "whole").states
+    for name, values in load_last(tmp_path / "run").states.items():
+        np.testing.assert_array_equal(values, expected[name])
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_all_at_once(tmp_path: Path, file: str) -> None:
+    command = ["train", file, "-o", "run", "--device", "reference"]
+    found = run_with_fault(tmp_path, 3, "terminate twice", 1, 3, *command)
+    assert found.exit_code == 130
+    assert f"rank 1 on {HOST}: interrupted; everything that was saved is kept" in found.err
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_bad_picture_on_one_rank_is_named(tmp_path: Path) -> None:
+    for seed, (part, count) in enumerate(PARTS.items()):
+        write(tmp_path / "pictures" / part, count, seed=seed)
+    (tmp_path / "colours.net").write_text(COLOURS.replace("6,", "3,").replace("0.9", "0"))
+    before = cut(tmp_path / "pictures" / "train" / "red" / "003.jpg")
+    command = ["train", "colours.net", "-o", "run", "--device", "reference"]
+    found = run_with_fault(tmp_path, 2, "nothing", 0, 0, *command)
+    assert found.exit_code == 2
+    assert re.search(
+        rf"rank \d on {HOST}: error: .*train/red/003.jpg is not a readable picture", found.err
+    )
+    assert found.err.count("error:") == 1
+    (tmp_path / "pictures" / "train" / "red" / "003.jpg").write_bytes(before)
+    assert run_with_fault(tmp_path, 2, "nothing", 0, 0, *command, "--requeue").exit_code == 0

@@ -149,7 +149,8 @@ def train(
     if overfit and not communicator.is_alone:
         raise fail("`--overfit` runs on one rank", help="start it without a launcher")
     if communicator.is_root and not is_preview:
-        follow.check(file, out, resume)
+        is_continued = requeue and out is not None and (out / "recipe.net").is_file()
+        follow.check(file, out, out if is_continued else resume)
     parse = make_parser(communicator)
     if requeue:
         _check_requeue(out, resume, is_preview)
