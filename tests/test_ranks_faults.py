@@ -193,6 +193,21 @@ def test_ranks_that_wait_for_a_short_time_say_nothing() -> None:
     assert not ring.shown
 
 
+@pytest.mark.parametrize("resumed_first", [0, 1])
+def test_suspended_ranks_have_not_waited(resumed_first: int) -> None:
+    ring = Ring(2)
+    with ring.activities[0].collective():
+        ring.run(30)
+        ring.now += 10 * LIMIT
+        ring.stuck = {1 - resumed_first}
+        ring.run(30)
+        ring.stuck = set()
+        ring.run(15)
+        assert not ring.shown
+        ring.run(55)
+        assert len(ring.shown) == 1
+
+
 def test_a_signal_is_announced_once(capfd: pytest.CaptureFixture[str]) -> None:
     ring = Ring(4)
     for rank in (2, 3):

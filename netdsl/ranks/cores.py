@@ -6,9 +6,11 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from netdsl.ranks.communicator import Communicator
 
+_MAX_THREADS, _WAITING_THREADS = 32, 4
 _sharers = 1
 """The ranks that may run on the same cores, this one included."""
 
@@ -16,6 +18,12 @@ _sharers = 1
 def count_cores() -> int:
     """Returns how many cores this process may keep busy: at least 1."""
     return max(1, len(_find_affinity()) // _sharers)
+
+
+def start_thread_pool() -> ThreadPoolExecutor:
+    """Starts threads that read and decode files: some more than cores, since some wait for the
+    disk."""
+    return ThreadPoolExecutor(min(_MAX_THREADS, count_cores() + _WAITING_THREADS))
 
 
 def _find_affinity() -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from netdsl.errors import fail
 from netdsl.ranks.communicator import Communicator
+from netdsl.ranks.rank_names import name_ranks
 from netdsl.runtime.state import State
 from netdsl.training.run.nan_check import Fault
 from netdsl.types import Graph
@@ -44,7 +45,7 @@ def check_replicas(communicator: Communicator, state: State, epoch: int) -> None
 
 def format_ranks(communicator: Communicator, ranks: Sequence[int]) -> str:
     """Names ranks with their hosts, for a message."""
-    return ", ".join(f"rank {rank} on {communicator.hosts[rank]}" for rank in ranks)
+    return name_ranks(communicator.hosts, ranks)
 
 
 def find_first_origin(
