@@ -223,7 +223,7 @@ def test_cuda_without_cupy_says_what_to_install(
     assert "netdsl[cuda13]" in err
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_the_first_signal_asks_and_the_second_interrupts(how: int) -> None:
     from netdsl.interrupt import defer_interrupts
 
@@ -238,6 +238,24 @@ def test_the_first_signal_asks_and_the_second_interrupts(how: int) -> None:
         assert signal.getsignal(how) is signal.default_int_handler
     finally:
         signal.signal(how, before)
+
+
+def test_signals_stay_deferred_for_ranks() -> None:
+    from netdsl.interrupt import find_handled_signals, keep_interrupts
+
+    before = {s: signal.getsignal(s) for s in find_handled_signals()}
+    announced: list[str] = []
+    try:
+        asked = keep_interrupts(lambda: announced.append("once"))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert announced == ["once", "once"]
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
 
 
 def test_a_terminal_that_closes_asks_however_often() -> None:

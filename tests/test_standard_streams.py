@@ -203,7 +203,7 @@ def test_a_signal_that_is_ignored_stays_so(how: signal.Signals, text: Path, tmp_
         assert process.wait(TIME_LIMIT) == OK
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_without_end_end_a_run_with_130(
     how: signal.Signals, text: Path, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ NAVIGATION = (
             "docs/weights.md",
             "docs/cli.md",
             "docs/engines.md",
+            "docs/ranks.md",
             "docs/scaling.md",
         ),
     ),

@@ -10,7 +10,6 @@ import sys
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -26,6 +25,7 @@ from netdsl.data.memory_limits import check_pixels
 from netdsl.errors import Diagnostic, NetError, fail
 from netdsl.file_io import open_regular_file, write_atomically
 from netdsl.ranks.communicator import Communicator
+from netdsl.ranks.cores import start_thread_pool
 from netdsl.types import Array, dims
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
@@ -289,7 +289,7 @@ def is_picture(path: Path) -> bool:
 
 def find_picture_errors(paths: Sequence[Path]) -> list[BadPicture | None]:
     """The error of each file, as far as its header shows; None for those without."""
-    with ThreadPoolExecutor() as pool:
+    with start_thread_pool() as pool:
         return list(pool.map(find_picture_error, paths))
 
 

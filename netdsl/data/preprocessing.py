@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from netdsl.data.memory_limits import DECODING_MEMORY, check_decoding_memory
 from netdsl.data.pictures import MODES, BadPicture, PictureFile, Pictures
 from netdsl.data.spatial_ops import cover_and_center_crop, covering_size
 from netdsl.errors import NetError, fail
+from netdsl.ranks.cores import start_thread_pool
 from netdsl.signature import BoundCall
 from netdsl.types import Array, dims
 
@@ -94,7 +94,7 @@ class Preprocessing:
                 return None
 
         wanted: list[int] = places.tolist()
-        with ThreadPoolExecutor() as pool:
+        with start_thread_pool() as pool:
             found = dict(zip(wanted, pool.map(decode_one, wanted), strict=True))
 
         def find_next(i: int) -> Array:

@@ -28,12 +28,19 @@ class Activity:
         try:
             yield
         finally:
-            del self._pending[number]
+            with self._lock:
+                del self._pending[number]
 
     def waited(self) -> float:
         """Returns for how many seconds the oldest collective has been waiting; 0 if none is."""
-        pending = list(self._pending.values())
-        return self._clock() - min(pending) if pending else 0.0
+        with self._lock:
+            oldest = min(self._pending.values(), default=None)
+        return 0.0 if oldest is None else self._clock() - oldest
+
+    def restart_waits(self) -> None:
+        """Counts from now on: the process was suspended meanwhile."""
+        with self._lock:
+            self._pending = dict.fromkeys(self._pending, self._clock())
 
     @property
     def is_idle(self) -> bool:

@@ -17,6 +17,8 @@ from netdsl.ranks.watchdog import TIMEOUT_VARIABLE, Patience, RankPlace, Watchdo
 
 _INTERVAL = 0.1
 """Seconds between two looks for messages."""
+_MIN_SUSPENSION = 5.0
+"""Seconds between two looks that show that the process was suspended, as a scheduler may do."""
 _TIMEOUT_CODE = 2
 
 
@@ -53,6 +55,7 @@ class Monitor:
         self._outbox: SimpleQueue[tuple[int, dict[str, Any]]] = SimpleQueue()
         self._is_asked_to_stop = self._has_passed_on = self._has_announced = False
         self._is_over = False
+        self._last_step = clock()
         self._ended, self._stopping = threading.Event(), threading.Event()
         self._end_code: int | None = None
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
@@ -99,6 +102,10 @@ class Monitor:
 
     def step(self) -> None:
         """Handles what has arrived and what is due now."""
+        now, last = self._clock(), self._last_step
+        self._last_step = now
+        if now - last > _MIN_SUSPENSION:
+            self._activity.restart_waits()
         if self._is_asked_to_stop and not self._has_passed_on:
             self._has_passed_on = True
             self._send(0, kind="stop")
@@ -153,14 +160,12 @@ class Monitor:
             self._watchdog.start(now)
             self._send_to_others(kind="where")
         places = self._watchdog.take_answers(now)
-        if places is None or self._activity.is_idle:
+        if places is None or not self._watchdog.is_waiting():
             return
-        text = self._watchdog.describe(places)
-        if self._watchdog.is_over(places):
+        text, is_over = self._watchdog.describe(places), self._watchdog.is_over()
+        if is_over:
             help = f"help: {TIMEOUT_VARIABLE}=SECONDS changes how long they wait"
-            text, is_over = f"error: {text}, so the run ends\n{help}", True
-        else:
-            is_over = False
+            text = f"error: {text}, so the run ends\n{help}"
         if 0 in places:
             self._send(0, kind="report", text=text)
         else:

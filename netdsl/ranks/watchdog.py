@@ -38,17 +38,15 @@ def make_patience(limit: float) -> Patience:
 
 @dataclass(frozen=True)
 class RankPlace:
-    """Where a rank is: how many collectives it has entered, how long it has waited for one, and
-    what it does."""
+    """Where a rank is: how many collectives it has entered, and what it does."""
 
     entered: int
-    waited: float
     phase: str
 
 
 def find_place(activity: Activity) -> RankPlace:
     """Returns where this rank is."""
-    return RankPlace(activity.entered, activity.waited(), activity.phase)
+    return RankPlace(activity.entered, activity.phase)
 
 
 class Watchdog:
@@ -96,13 +94,17 @@ class Watchdog:
         self._deadline = None
         return self._answers
 
-    def is_over(self, places: Mapping[int, RankPlace]) -> bool:
+    def is_waiting(self) -> bool:
+        """Whether this rank still waits for long."""
+        return self._activity.waited() >= self.patience.report
+
+    def is_over(self) -> bool:
         """Whether the wait has been too long."""
-        return not self._activity.is_idle and places[self._rank].waited >= self.patience.limit
+        return self._activity.waited() >= self.patience.limit
 
     def describe(self, places: Mapping[int, RankPlace]) -> str:
         """Says whom the ranks wait for, and for how long they do."""
-        waited = f"after {places[self._rank].waited:.0f} s"
+        waited = f"after {self._activity.waited():.0f} s"
         silent = [r for r in range(len(self._hosts)) if r not in places]
         latest = max(p.entered for p in places.values())
         late = [r for r, p in sorted(places.items()) if p.entered < latest]
