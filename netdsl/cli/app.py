@@ -18,7 +18,6 @@ from netdsl import __version__
 from netdsl.cli.usage_advice import explain
 from netdsl.errors import Diagnostic, NetError
 from netdsl.file_io import replace_non_finite
-from netdsl.interrupt import Stopped
 from netdsl.ranks.launcher import find_launch
 from netdsl.standard_streams import STANDARD_OUTPUT
 from netdsl.text_escaping import escape_text
@@ -32,6 +31,10 @@ OK, CHECK_FAILED, BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 70, 130
 class SavedExitCode(int):
     """The exit code of work whose results are saved in files: if they cannot also be printed,
     nothing is lost."""
+
+
+class StoppedExitCode(int):
+    """The exit code of a run that has saved and stopped, which its ranks did together."""
 
 
 app = typer.Typer(
@@ -139,22 +142,23 @@ def _run() -> Outcome:
         exit_code = command_tree()(standalone_mode=False)
     except NetError as e:
         return Outcome(BAD_INPUT, e.render())
-    except KeyboardInterrupt as e:
-        return _interrupted(e)
+    except KeyboardInterrupt:
+        return _conclude_code(INTERRUPTED)
     except typer.Exit as e:
-        cause = e.__cause__  # Typer makes an exit of an interrupt
-        return _interrupted(cause) if isinstance(cause, KeyboardInterrupt) else Outcome(e.exit_code)
+        return _conclude_code(e.exit_code)
     except Exception as e:
         message = _describe_error(e)
         if message is None:
             return Outcome(INTERNAL_ERROR, f"{traceback.format_exc()}this is a bug in netdsl")
         return Outcome(BAD_INPUT, f"error: {message}" if message else "")
-    return Outcome(exit_code if isinstance(exit_code, int) else OK)
+    return _conclude_code(exit_code if isinstance(exit_code, int) else OK)
 
 
-def _interrupted(e: KeyboardInterrupt) -> Outcome:
+def _conclude_code(exit_code: int) -> Outcome:
+    if exit_code != INTERRUPTED:  # which Typer also makes of an interrupt
+        return Outcome(exit_code)
     message = "interrupted; everything that was saved is kept"
-    return Outcome(INTERRUPTED, message, is_agreed=isinstance(e, Stopped))
+    return Outcome(exit_code, message, isinstance(exit_code, StoppedExitCode))
 
 
 _NO_THREAD_MESSAGE = "can't start new thread"  # Python's message; the error has no type of its own

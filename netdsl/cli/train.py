@@ -12,12 +12,14 @@ import typer
 
 from netdsl.cli.app import (
     CHECK_FAILED,
+    INTERRUPTED,
     OK,
     DataOption,
     DeviceOption,
     JsonOption,
     SavedExitCode,
     SetOption,
+    StoppedExitCode,
     TuneOption,
     app,
     echo,
@@ -37,6 +39,7 @@ from netdsl.cli.rank_options import (
     start_ranks,
 )
 from netdsl.errors import fail
+from netdsl.interrupt import Stopped
 
 if TYPE_CHECKING:
     from netdsl.backends.base import Backend
@@ -199,9 +202,12 @@ def train(
             return _overfit(program, name, backend, data, as_json)
         with show_progress() as shown:
             display = NotedDisplay(shown, communicator)
-            trainer, result = run_stages(
-                program, name, backend, data, start.out, run, start.saved, display.on_phase
-            )
+            try:
+                trainer, result = run_stages(
+                    program, name, backend, data, start.out, run, start.saved, display.on_phase
+                )
+            except Stopped:
+                return StoppedExitCode(INTERRUPTED)
         return _print_report(trainer, result, as_json)
 
 
