@@ -24,23 +24,23 @@ from tests.fake_nccl import FakeNccl
 VISIBLE = 2
 
 
-def run(folder: Path, patch: pytest.MonkeyPatch) -> int:
-    """Runs the command of `sys.argv`, and returns its exit code."""
+def run(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Runs the command of `sys.argv`, and exits with its code."""
     install_emulated_libraries(patch, folder)
     gpu = EmulatedGpu(folder, find_local_rank(), VISIBLE)
     patch.setitem(sys.modules, "cupy", gpu.cupy())
     load = cache(lambda: FakeNccl(current_world().communicator, gpu.streams))
     patch.setattr(gpu_ranks, "load_nccl", load)
-    code = main()
-    found = {
-        "groups": [[c.count for c in group] for group in load().groups],
-        "graphs": sum(any(o.label == "all_reduce" for o in g.operations) for g in gpu.graphs),
-    }
-    (folder / f"rank-{find_local_rank()}.json").write_text(json.dumps(found))
-    return code
+    try:
+        main()
+    finally:
+        found = {
+            "groups": [[c.count for c in group] for group in load().groups],
+            "graphs": sum(any(o.label == "all_reduce" for o in g.operations) for g in gpu.graphs),
+        }
+        (folder / f"rank-{find_local_rank()}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv.pop(1))
     with pytest.MonkeyPatch.context() as context:
-        sys.exit(run(target, context))
+        run(Path(sys.argv.pop(1)), context)
