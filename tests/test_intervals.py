@@ -403,7 +403,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     made = trainer("save_every = steps(3)")
 
     def spoil(n: int) -> None:
-        if n == 5:
+        if n == 6:  # between the update, whose loss was still finite, and saving
             name = "fc1.weight"
             value = made.state.backend.download(made.state.array(name))
             states = {**made.state.snapshot(), name: np.full_like(value, np.nan)}
