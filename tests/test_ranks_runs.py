@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from netdsl.backends import open_backend
-from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
 from netdsl.ranks.communicator import ONE_RANK, Communicator
@@ -34,9 +32,7 @@ train {
 """
 
 
-def start(
-    communicator: Communicator, saved: Checkpoint | None = None, text: str = TEXT
-) -> Trainer:
+def start(communicator: Communicator, saved: Checkpoint | None = None, text: str = TEXT) -> Trainer:
     program = build_program(parse(text.replace("KEYS", "")))
     backend = open_backend("cpu").with_communicator(communicator)
     return Trainer(program, None, backend, saved=saved)

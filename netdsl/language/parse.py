@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -25,9 +25,11 @@ from netdsl.limits import MAX_FILE_CHARACTERS, MAX_NESTING_DEPTH, MAX_TOKEN_CHAR
 from netdsl.values import Size
 
 
+@lru_cache(maxsize=256)
 def parse(text: str, name: str = "<text>", folder: str | None = None) -> s.File:
     """Parses the text of a .net file in `folder`; None for a text that is no file. Raises NetError
-    with every syntax error found."""
+    with every syntax error found. Trees never change, so that a text which is parsed again, such as
+    that of a file which several others use, gives the same tree."""
     source = Source(name, text, folder)
     check_limits(source)
     try:

@@ -9,8 +9,10 @@ from netdsl.backends.base import Backend
 from netdsl.data.pictures import BadPicture
 from netdsl.data.sources import GivenData
 from netdsl.errors import NetError, fail
+from netdsl.interrupt import Stopped
 from netdsl.language.network import Network
 from netdsl.language.program import Program
+from netdsl.ranks.same_start import check_same
 from netdsl.runtime.executor import Workspace
 from netdsl.runtime.state import State
 from netdsl.training.job import prepare_job
@@ -78,6 +80,7 @@ class Trainer:
         self.job = prepare_job(
             program, recipe_name, data, metrics=metrics, communicator=backend.communicator
         )
+        check_same(backend.communicator, {"the training images": self.job.data_fingerprint})
         self.recipe = self.job.recipe
         self.backend = backend.as_deterministic() if self.recipe.deterministic else backend
         self.warm_start: WarmStart | None = None
@@ -169,9 +172,9 @@ class Trainer:
         log: Callable[[str], None] = lambda words: None,
     ) -> Result:
         """Trains to the end and writes all files of the run to `out`. The callables are those of
-        `Callbacks`. If `should_stop` returns True, saves and raises KeyboardInterrupt. Raises
+        `Callbacks`. If `should_stop` returns True, saves and raises Stopped. Raises
         NetError, naming the layer, if the loss is no longer finite."""
-        if self._is_finished_and_changed:
+        if self._is_finished_and_changed and self.backend.communicator.is_root:
             has_test_set = self.job.dataset.read_test is not None
             check_continues(out, self.progress, self.recipe, has_test_set)
         kind = RunDirectory if self.backend.communicator.is_root else ReplicaDirectory
@@ -191,7 +194,7 @@ class Trainer:
             )
         except StopRequested:
             directory.save_last(self.progress)
-            raise KeyboardInterrupt from None
+            raise Stopped from None
         except ValidationDiverged as e:
             where = f"the validation of epoch {self.progress.epoch + 1}"
             network = self.job.evaluation_network
