@@ -1,11 +1,14 @@
 """netdsl on a GPU against PyTorch: tests, training, inference, accuracy; one table at the end.
 
-    python benchmarks/gpu.py [--parts tests,train,infer,mnist] [--nets resnet50,lenet] [--minutes 8]
-                             [--quick] [--low float16] [--no-torch] [--profile] [--save]
+    python benchmarks/gpu.py [--parts tests,train,ranks,infer,mnist] [--nets resnet50,lenet]
+                             [--minutes 8] [--quick] [--low float16] [--no-torch] [--profile]
+                             [--save]
     python benchmarks/gpu.py --rehearse      the same on the CPU, two images at a time
 
 Both sides use the same weights and images; losses and scores must agree. Jobs that do not fit into
-the time limit are left out, with a note. `--save` writes the table to benchmarks/results.
+the time limit are left out, with a note. Where there are several GPUs, the first net is trained on
+2, 4 and 8 of them as well, by ranks that mpiexec launches. `--save` writes the table to
+benchmarks/results.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.gpu_ranks import count_ranks, format_efficiency, ranks_row
 from benchmarks.gpu_rows import (
     NETS,
     BenchContext,
@@ -40,7 +44,7 @@ from netdsl.backends import open_backend
 from netdsl.errors import NetError
 from netdsl.runtime.executor import Executor
 
-PARTS = ("tests", "train", "mnist", "infer")
+PARTS = ("tests", "train", "ranks", "mnist", "infer")
 COMPILED = ("resnet50", "vgg16", "alexnet")
 """Nets for which PyTorch compiles inference; the others would take minutes more."""
 AUTOTUNED = ("lenet", "resnet50")
@@ -70,6 +74,9 @@ def list_jobs(asked: argparse.Namespace, bench: BenchContext) -> Iterator[Benchm
         for net in nets:
             yield BenchmarkJob(f"train {net}", partial(run_training, bench, net, asked.profile))
         yield BenchmarkJob("first step, warm", partial(warm_row, bench, nets[0]))
+    if "ranks" in parts and len(counts := count_ranks(bench.device)) > 1:
+        for n in counts:
+            yield BenchmarkJob(f"train {nets[0]} on {n}", partial(ranks_row, bench, nets[0], n))
     if "mnist" in parts:
         for precision in ("full", "mixed", "mixed(float16)"):
             yield BenchmarkJob(f"mnist {precision}", partial(mnist_line, precision, bench.device))
@@ -206,6 +213,7 @@ def main() -> int:
     head = "rehearsed without a GPU" if asked.rehearse else describe_versions()
     seconds = f"{time.perf_counter() - started:.0f} s in all"
     told = [f"{datetime.date.today()}  {head}", seconds, *lines, "", *format_ratios(rows)]
+    told += format_efficiency(rows)
     print("\n".join(["", *told]))
     if asked.save and not asked.rehearse:
         kept = ROOT / "benchmarks" / "results" / f"{datetime.date.today()}-gpu.txt"

@@ -18,16 +18,19 @@ import numpy as np
 
 from benchmarks.workloads import MOMENTUM, ROOT, WEIGHT_DECAY, draw_parameters, remove_dropout
 from netdsl.backends import open_backend
+from netdsl.backends.base import Backend
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import load_program
 from netdsl.passes import pass_manager
+from netdsl.ranks.communicator import ONE_RANK, Communicator
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.signature import CallOf
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import PRECISIONS
 from netdsl.training.recipe.recipe import Recipe, default_recipe
+from netdsl.training.run.replicas import check_replicas
 from netdsl.training.step.compile import compile_step
 from netdsl.types import Graph
 from netdsl.values import Call
@@ -88,6 +91,12 @@ class BenchContext:
     device: str
     low: str | None
     folder: Path
+    communicator: Communicator = ONE_RANK
+    """The ranks that train together, each on a batch of its own."""
+
+    def open_backend(self) -> Backend:
+        """The backend of this rank."""
+        return open_backend(self.device).with_communicator(self.communicator)
 
     @property
     def rehearsed(self) -> bool:
@@ -98,7 +107,8 @@ class BenchContext:
 
     def network(self, net: str, training: bool) -> Network:
         file, name, _ = NETS[net]
-        settings = Settings(batch=self.size(net), training=training)
+        ranks = self.communicator.size
+        settings = Settings(batch=self.size(net), training=training, ranks=ranks)
         return elaborate(load_program(str(ROOT / "models" / file)), name, settings)
 
     def lr(self, net: str) -> float:
@@ -111,7 +121,7 @@ class BenchContext:
     def data(self, net: str) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels, the same for each side."""
         shape = (28, 28, 1) if net == "lenet" else (224, 224, 3)
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(self.communicator.rank)
         images = rng.standard_normal((self.size(net), *shape), dtype=np.float32)
         return images, rng.integers(0, 10, len(images)).astype(np.int32)
 
@@ -143,12 +153,13 @@ class InitializedNet:
         self.given = bench.data(net)
         started = time.perf_counter()
         self.network = bench.network(net, training)
-        self.backend = open_backend(bench.device)
+        self.backend = bench.open_backend()
         self.state = State(self.backend)
         self.state.initialise(self.network.graph.states, seed=1)
         self._before = time.perf_counter() - started
         weights = draw_parameters(self.state, self.network)
-        np.savez(bench.folder / f"{net}.npz", **{str(i): w for i, w in enumerate(weights)})
+        if bench.communicator.is_root:
+            np.savez(bench.folder / f"{net}.npz", **{str(i): w for i, w in enumerate(weights)})
         self._again = time.perf_counter()
 
     def seconds(self) -> float:
@@ -166,8 +177,10 @@ def train_row(bench: BenchContext, net: str, side: str = "train") -> tuple[GpuRo
     losses = [float(executor.run(given)["loss"])]
     first = begun.seconds()
     losses += [float(executor.run(given)["loss"]) for _ in range(STEPS - 1)]
-    np.save(bench.folder / f"{net}-train.npy", np.array(losses))
+    if bench.communicator.is_root:
+        np.save(bench.folder / f"{net}-train.npy", np.array(losses))
     ms = time_launch(executor.launch, backend)
+    check_replicas(bench.communicator, state, epoch=0)
     assert np.isfinite(losses).all(), losses
     curve = " ".join(f"{v:.3f}" for v in losses)
     parameters = f"{network.params:,} parameters"

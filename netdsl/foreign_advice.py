@@ -250,9 +250,11 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
         "amp fp16 bf16 mixed_precision half": _MIXED,
         "steps iterations max_iter max_steps max_batches steps_per_epoch": _EPOCHS,
         "metric metrics log logging logger": _RECORDED,
-        "val_every log_every eval_every val_interval log_interval validation_freq": (
-            f"{_UNNEEDED}every epoch is validated and recorded"
+        "log_every log_interval log_steps log_every_n_steps": (
+            f"{_UNNEEDED}every epoch is recorded"
         ),
+        "save_steps every_n_train_steps": "write `save_every = steps(<500>)`",
+        "eval_steps": "write `validate_every = steps(<500>)`",
         "verbose": "it is an option of the command; see `netdsl train --help`",
         "callbacks": "`patience`, `best`, `schedule` and `keep_every` take their place",
         "dropout": "it is a layer of the net: `fc(64) -> dropout(0.5)`",

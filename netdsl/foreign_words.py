@@ -192,7 +192,11 @@ _KEYS = {
     "num_epochs max_epochs n_epochs epoch": "epochs",
     "random_state random_seed manual_seed": "seed",
     "criterion": "loss",
-    "save_every checkpoint_every save_freq": "keep_every",
+    "save_freq save_interval checkpoint_every checkpoint_interval": "save_every",
+    "save_period every_n_epochs": "keep_every",
+    "val_every eval_every eval_interval eval_freq val_interval val_check_interval "
+    "validation_freq validation_interval check_val_every_n_epoch": "validate_every",
+    "scale_lr auto_scale_lr lr_scaling": "lr_rule",
     "model network": "net",
 }
 _DEVICES = {"gpu cuda:0 gpu:0 nvidia": "cuda"}

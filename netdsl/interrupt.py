@@ -1,4 +1,5 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a flag that a run checks between two steps, so that it can save."""
+"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 as a flag that a run checks between two steps, so that it can
+save."""
 
 from __future__ import annotations
 
@@ -12,7 +13,15 @@ from typing import Any
 
 HANGUP = signal.Signals.__members__.get("SIGHUP")
 """None on a system without SIGHUP."""
-SIGNALS = tuple(s for s in (signal.SIGINT, signal.SIGTERM, HANGUP) if s is not None)
+PREEMPTION = signal.Signals.__members__.get("SIGUSR1")
+"""What Slurm can send before a time limit or a job of higher priority ends the process, and what
+`mpirun` of Open MPI passes on."""
+SIGNALS = tuple(s for s in (signal.SIGINT, signal.SIGTERM, HANGUP, PREEMPTION) if s is not None)
+STOP_MESSAGE = "saving after this step; interrupt again to stop immediately"
+
+
+class Stopped(KeyboardInterrupt):
+    """A run was asked to stop, and has saved."""
 
 
 def find_handled_signals() -> tuple[signal.Signals, ...]:
@@ -61,18 +70,38 @@ def defer_interrupts(
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
+    previous_handlers = {s: signal.getsignal(s) for s in find_signals()}
+    is_received = _set_handlers(tuple(previous_handlers), announce_stop)
+    try:
+        yield is_received
+    finally:
+        for s, handler in previous_handlers.items():
+            signal.signal(s, handler)
+
+
+def keep_interrupts(announce: Callable[[], None]) -> Callable[[], bool]:
+    """Returns a function that returns whether a signal has arrived. From now on, signals are
+    handled as in the block of `defer_interrupts`; the handler calls `announce`."""
+    return _set_handlers(find_handled_signals(), announce)
+
+
+def _set_handlers(
+    signals: tuple[signal.Signals, ...], announce: Callable[[], None]
+) -> Callable[[], bool]:
     received: set[int] = set()
 
     def handle(number: int, frame: Any) -> None:
         if number in received and number != HANGUP:
             raise KeyboardInterrupt
         received.add(number)
-        with suppress(OSError):  # not print, which the signal may have interrupted
-            os.write(2, b"\nsaving after this step; interrupt again to stop immediately\n")
+        announce()
 
-    previous_handlers = {s: signal.signal(s, handle) for s in find_signals()}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for s, handler in previous_handlers.items():
-            signal.signal(s, handler)
+    for s in signals:
+        signal.signal(s, handle)
+    return lambda: bool(received)
+
+
+def announce_stop() -> None:
+    """Says that a signal has arrived; safe to call from its handler."""
+    with suppress(OSError):  # not print, which the signal may have interrupted
+        os.write(2, f"\n{STOP_MESSAGE}\n".encode())

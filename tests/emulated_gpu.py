@@ -7,88 +7,29 @@ need a stream of the backend's own; work that a stream captures runs when its gr
 from __future__ import annotations
 
 import ctypes
-import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from netdsl.backends.cuda import cublaslt_gemm, cudnn_convolution, device, libraries, nvrtc
+from netdsl.backends.cuda import (
+    cublaslt_gemm,
+    cudnn_convolution,
+    device,
+    gpu_ranks,
+    libraries,
+    nvrtc,
+)
 from netdsl.backends.cuda.cuda_launch import CudaLaunch
 from tests.cuda_on_cpu import MULTIPROCESSORS, bind_convolution, bind_product, compile_library
-
-Operation = Callable[[], None]
-
-
-class EmulatedStream:
-    """Runs all work at once, unless it is capturing."""
-
-    made = 0
-
-    def __init__(self, gpu: EmulatedGpu, non_blocking: bool) -> None:
-        assert non_blocking
-        self.gpu = gpu
-        self.captured: list[Operation] | None = None
-        EmulatedStream.made += 1
-        self.ptr = EmulatedStream.made
-
-    def use(self) -> None:
-        self.gpu.current = self
-
-    def synchronize(self) -> None:
-        assert self.captured is None, "nothing may be waited for while a stream captures"
-
-    def wait_event(self, event: EmulatedEvent) -> None:
-        assert self.captured is None
-
-    def begin_capture(self) -> None:
-        assert self.captured is None
-        self.captured = []
-
-    def end_capture(self) -> EmulatedGraph:
-        assert self.captured is not None
-        graph, self.captured = EmulatedGraph(self.captured), None
-        return graph
-
-    def do(self, run: Operation) -> None:
-        if self.captured is None:
-            run()
-        else:
-            self.captured.append(run)
-
-
-class EmulatedGraph:
-    def __init__(self, runs: list[Operation]) -> None:
-        self.runs = runs
-        assert runs, "a graph of nothing"
-
-    def launch(self, stream: EmulatedStream) -> None:
-        assert stream.captured is None
-        for run in self.runs:
-            run()
-
-
-class EmulatedEvent:
-    """Is done at a random time, at the latest when it is waited for."""
-
-    def __init__(self, disable_timing: bool = False) -> None:
-        self.timed, self.waited = not disable_timing, False
-
-    def record(self, stream: EmulatedStream | None = None) -> None:
-        self.waited = False
-
-    def synchronize(self) -> None:
-        self.waited = True
-
-    @property
-    def done(self) -> bool:
-        return self.waited or random.random() < 0.3
+from tests.emulated_streams import EmulatedEvent, EmulatedGraph, EmulatedStream, Operation
 
 
 class DevicePointer:
@@ -106,7 +47,7 @@ class DevicePointer:
 
     def copy_from_host_async(self, source: int, nbytes: int, stream: EmulatedStream) -> None:
         assert nbytes == self.array.nbytes
-        assert stream.captured is None
+        assert not stream.is_capturing
         stream.do(lambda: _copy(self.ptr, source, nbytes))
 
     def copy_to_host_async(self, target: int, nbytes: int, stream: EmulatedStream) -> None:
@@ -160,18 +101,27 @@ class DeviceArray:
 
     def set(self, values: Any, stream: EmulatedStream) -> None:
         assert isinstance(values, np.ndarray)
-        assert stream.captured is None
+        assert not stream.is_capturing
         assert values.flags.c_contiguous
         assert self.flags.c_contiguous
         assert (values.shape, values.dtype) == (self.shape, self.dtype)
         self.host[...] = values
 
 
-class EmulatedGpu:
-    """The emulated GPU: the current stream, and all sources with their compiled functions."""
+_COMPILATION = Lock()
+"""GPUs with the same kernels compile them once."""
 
-    def __init__(self, folder: Path) -> None:
+
+class EmulatedGpu:
+    """The emulated GPU: the current stream, and all sources with their compiled functions. As many
+    are `visible` as to this process, of which it is the one with that `number`."""
+
+    def __init__(self, folder: Path, number: int = 0, visible: int = 1) -> None:
+        self.number, self.visible = number, visible
         self.current: EmulatedStream | None = None
+        self.streams: dict[int, EmulatedStream] = {}
+        self.graphs: list[EmulatedGraph] = []
+        """All graphs that were captured."""
         self.taken: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
         self._folder = folder
@@ -181,6 +131,11 @@ class EmulatedGpu:
     def stream(self) -> EmulatedStream:
         assert self.current is not None, "the engine has streams of its own"
         return self.current
+
+    def make_stream(self, non_blocking: bool, priority: int = 0) -> EmulatedStream:
+        stream = EmulatedStream(self, non_blocking, priority)
+        self.streams[stream.ptr] = stream
+        return stream
 
     # kernels
 
@@ -196,13 +151,15 @@ class EmulatedGpu:
         assert all(isinstance(w, np.int64) for w in words)
         assert len(words) == len(self._asked[source].arguments) + len(self._asked[source].tables)
         given = np.array(words, dtype=np.int64)
-        self.stream().do(lambda: self._call(source, grid, block, given))
+        name = self._asked[source].name
+        self.stream().do(lambda: self._call(source, grid, block, given), name)
 
     def _call(self, source: str, grid: Any, block: Any, given: Any) -> None:
-        if source not in self._made:
-            new = [s for s in self._asked if s not in self._made]
-            loaded = compile_library([self._asked[s] for s in new], self._folder)
-            self._made |= {s: getattr(loaded, f"call_{i}") for i, s in enumerate(new)}
+        with _COMPILATION:
+            if source not in self._made:
+                new = [s for s in self._asked if s not in self._made]
+                loaded = compile_library([self._asked[s] for s in new], self._folder)
+                self._made |= {s: getattr(loaded, f"call_{i}") for i, s in enumerate(new)}
         self.launches[self._asked[source].name] += 1
         self._made[source](given.ctypes.data_as(ctypes.c_void_p), *grid, *block)
 
@@ -222,7 +179,7 @@ class EmulatedGpu:
     # arrays
 
     def made(self, host: Any) -> DeviceArray:
-        assert self.stream().captured is None, "nothing is allocated while a stream captures"
+        assert not self.stream().is_capturing, "nothing is allocated while a stream captures"
         return DeviceArray(self, host)
 
     def array(self, values: Any, order: str = "K") -> DeviceArray:
@@ -232,9 +189,20 @@ class EmulatedGpu:
     def as_strided(self, x: DeviceArray, shape: Any, strides: Any) -> DeviceArray:
         return DeviceArray(self, np.lib.stride_tricks.as_strided(x.host, shape, strides))
 
+    def find_device(self, number: int) -> Any:
+        assert number == self.number, "the GPU of another rank"
+        return SimpleNamespace(
+            id=number,
+            attributes={"MultiProcessorCount": MULTIPROCESSORS},
+            compute_capability="90",
+            pci_bus_id=f"0000:{number:02X}:00.0",
+            use=lambda: None,
+        )
+
     def cupy(self) -> Any:
         """The cupy module."""
         found: Any = ModuleType("cupy")
+        found.gpu = self
         found.array, found.asarray = self.array, self.array
         found.asnumpy = lambda x: x.host.copy()
         found.zeros = lambda shape, dtype: self.made(np.zeros(shape, dtype))
@@ -244,20 +212,15 @@ class EmulatedGpu:
         pool = {"free_bytes": lambda: 0, "used_bytes": lambda: 0, "get_limit": lambda: 0}
         found.get_default_memory_pool = lambda: SimpleNamespace(**pool)
         found.cuda = SimpleNamespace(
-            Stream=lambda non_blocking: EmulatedStream(self, non_blocking),
+            Stream=self.make_stream,
             Event=EmulatedEvent,
-            Device=lambda number=0: SimpleNamespace(
-                id=0,
-                attributes={"MultiProcessorCount": MULTIPROCESSORS},
-                compute_capability="90",
-                use=lambda: None,
-            ),
+            Device=self.find_device,
             alloc_pinned_memory=bytearray,
             get_elapsed_time=lambda start, stop: float(start.timed and stop.timed),
             function=SimpleNamespace(Module=self.module),
             runtime=SimpleNamespace(
                 CUDARuntimeError=RuntimeError,
-                getDeviceCount=lambda: 1,
+                getDeviceCount=lambda: self.visible,
                 getDeviceProperties=lambda number: {"name": b"emulated"},
                 driverGetVersion=lambda: 13000,
                 memGetInfo=lambda: (8 << 30, 8 << 30),
@@ -278,21 +241,27 @@ def _make_cudnn_module() -> Any:
 def install_emulated_gpu(monkeypatch: pytest.MonkeyPatch, folder: Path) -> EmulatedGpu:
     """Makes `open_backend("cuda")` find an emulated GPU."""
     gpu = EmulatedGpu(folder)
-    monkeypatch.setenv("NETDSL_CACHE", str(folder))
     monkeypatch.setitem(sys.modules, "cupy", gpu.cupy())
-    monkeypatch.setattr(device, "load_cudnn", _make_cudnn_module)
-    monkeypatch.setattr(libraries, "load_cudnn", _make_cudnn_module)
-    monkeypatch.setattr(device, "cublaslt_version", lambda: 0)
+    install_emulated_libraries(monkeypatch, folder)
+    return gpu
+
+
+def install_emulated_libraries(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Replaces NVIDIA's libraries on emulated GPUs. Kernels are compiled in `folder`."""
+    monkeypatch.setenv("NETDSL_CACHE", str(folder))
+    for module in (device, gpu_ranks, libraries):
+        monkeypatch.setattr(module, "load_cudnn", _make_cudnn_module)
+    for module in (device, gpu_ranks):
+        monkeypatch.setattr(module, "cublaslt_version", lambda: 0)
     monkeypatch.setattr(nvrtc, "target_architecture", lambda capability: f"sm_{capability}")
     monkeypatch.setattr(nvrtc, "compile_cached", lambda source, target: source.encode())
 
-    def bound(compute: Any) -> Any:
+    def bound(compute: Any, label: str) -> Any:
         def bind(own: Any, *given: Any) -> Operation:
-            run = compute(gpu, *given)
-            return lambda: own.stream.do(run)
+            run = compute(own.cupy.gpu, *given)
+            return lambda: own.stream.do(run, label)
 
         return bind
 
-    monkeypatch.setattr(cublaslt_gemm, "bind", bound(bind_product))
-    monkeypatch.setattr(cudnn_convolution, "bind", bound(bind_convolution))
-    return gpu
+    monkeypatch.setattr(cublaslt_gemm, "bind", bound(bind_product, "product"))
+    monkeypatch.setattr(cudnn_convolution, "bind", bound(bind_convolution, "convolution"))

@@ -25,9 +25,11 @@ from netdsl.layers import LAYERS
 from netdsl.layers.init import INITIALISERS
 from netdsl.parameter_types import ParameterType, TypeMismatch
 from netdsl.signature import REQUIRED, Param, Signature
+from netdsl.training.recipe.intervals import INTERVALS
 from netdsl.training.recipe.losses import LOSSES
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import PRECISIONS
+from netdsl.training.recipe.rate_rules import RATE_RULES
 from netdsl.training.recipe.recipe import SIGNATURE as TRAIN
 from netdsl.training.recipe.schedules import SCHEDULES
 
@@ -54,6 +56,9 @@ TABLES: dict[str, Sequence[Signature]] = {
         ("loss", LOSSES),
         ("optimizer", OPTIMIZERS),
         ("schedule", SCHEDULES),
+        ("lr_rule", RATE_RULES),
+        ("validate_every", INTERVALS),
+        ("save_every", INTERVALS),
         ("precision", PRECISIONS),
         ("weight", INITIALISERS),
         ("bias", INITIALISERS),

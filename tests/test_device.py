@@ -12,20 +12,25 @@ import pytest
 from netdsl import disk_cache
 from netdsl.backends import open_backend
 from netdsl.backends.cuda import nvrtc
+from netdsl.backends.cuda.gpu_ranks import GpuRanks
+from netdsl.backends.cuda.libraries import load_nccl
 from netdsl.data.augment import bind_augmentation
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
+from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import build_program
+from netdsl.language.program import build_program, load_program
 from netdsl.passes.conv_lowering import lower_convolutions
 from netdsl.passes.mixed_precision import convert_to_mixed_precision
 from netdsl.passes.simplify import simplify
 from netdsl.plan.fusion import FULL_FUSION
+from netdsl.ranks.communicator import ONE_RANK
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.training.run.trainer import Trainer
+from netdsl.training.step.compile import compile_step
 from netdsl.types import Graph, TensorType
 from tests.conftest import ROOT
 from tests.cuda_on_cpu import FixedChoiceTuner
@@ -37,6 +42,7 @@ from tests.graphs import (
     convolution_with_gradients,
     lowered_step,
     make_values,
+    plain_recipe,
     rewrite_all_norms,
     training_step,
 )
@@ -82,6 +88,20 @@ def test_blocks(net: str, dtype: str, most: float, backend: Any) -> None:
     worst = compared(graph, backend)
     name = max(worst, key=worst.__getitem__)
     assert worst[name] < most, (name, worst[name])
+
+
+def test_collectives_of_a_single_rank(backend: Any) -> None:
+    """Reduced by NCCL: run, captured, replayed, beside kernels of a residual net."""
+    if load_nccl() is None:
+        pytest.skip("there is no NCCL")
+    alone = replace(backend, ranks=GpuRanks(ONE_RANK, backend.device), anchor_binders={})
+    settings = Settings(batch=2, training=True, ranks=2)
+    network = elaborate(load_program(BLOCKS), "residual", settings)
+    graph = compile_step(network, plain_recipe())
+    assert graph.find_by_op("all_reduce")
+    worst = compared(graph, alone)
+    name = max(worst, key=worst.__getitem__)
+    assert worst[name] < 2e-4, (name, worst[name])
 
 
 CHECKED = [("models/lenet.net", "lenet5"), (BLOCKS, "residual"), (BLOCKS, "googlenet")]

@@ -69,7 +69,8 @@ def test_dry_run_from_the_command_line(netdsl: Any, tmp_path: Path) -> None:
     assert "momentum" in out or "beta1=0.9" in out
     assert "one step" in out
     code, out, _ = netdsl("train", DIGITS, "--dry-run", "--set", "train.epochs=1")
-    assert "\n1 epoch of 40 steps\ndata: digits, 10 classes" in out
+    assert "\n1 epoch of 40 steps\nlearning rate: " in out
+    assert "\ndata: digits, 10 classes" in out
     code, out, _ = netdsl("train", DIGITS, "--dry-run", "--json")
     assert json.loads(out)["main"]["steps_per_epoch"] == 40
     assert not list(tmp_path.iterdir())

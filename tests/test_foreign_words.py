@@ -22,9 +22,11 @@ from netdsl.language.program import build_program
 from netdsl.layers import LAYERS
 from netdsl.layers.init import INITIALISERS
 from netdsl.signature import Signature
+from netdsl.training.recipe.intervals import INTERVALS
 from netdsl.training.recipe.losses import LOSSES
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import LOW_PRECISIONS, PRECISIONS
+from netdsl.training.recipe.rate_rules import RATE_RULES
 from netdsl.training.recipe.recipe import SIGNATURE as TRAIN
 from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.recipe.schedules import SCHEDULES
@@ -38,6 +40,8 @@ TABLES: dict[str, Any] = {
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "rate rule": RATE_RULES,
+    "interval": INTERVALS,
     "precision": PRECISIONS,
     "16-bit type": LOW_PRECISIONS,
 }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import netdsl
 from netdsl.data.config import resolve_data
-from netdsl.data.mixing import MIXINGS, blend, mix_batches, paste
+from netdsl.data.mixing import MIXINGS, blend, paste
 from netdsl.data.samples import Batch
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
@@ -23,6 +23,7 @@ from netdsl.training.run.trainer import Trainer
 from netdsl.training.store.resume import load_continuation
 from netdsl.types import Array
 from netdsl.values import Argument, Symbol
+from tests.mixed_batches import mix_batches
 from tests.test_resume import REFERENCE, kept
 
 SHARES = st.floats(0, 1)

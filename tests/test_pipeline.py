@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from netdsl.backends.lazy_batch import materialize
 from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.augment import bind_augmentation as chosen
 from netdsl.data.limit import limit_samples
-from netdsl.data.mixing import MIXINGS, mix_batches
+from netdsl.data.mixing import MIXINGS
+from netdsl.data.pictures import Pictures, SkippedPictures, write_picture
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.revisions import (
     BALANCED_ORDER,
@@ -21,6 +23,7 @@ from netdsl.data.revisions import (
     LIMIT,
     ORDER,
     REVISIONS,
+    SKIPPED,
     SPLIT,
     Revision,
 )
@@ -40,6 +43,7 @@ from netdsl.training.store.pipeline_revisions import (
     pipeline_revisions,
 )
 from tests.forged_checkpoints import rewrite_progress
+from tests.mixed_batches import mix_batches
 from tests.test_folder import write
 from tests.torch_values import noise_image
 
@@ -144,6 +148,21 @@ def test_runs_of_the_first_version_that_are_refused(
     assert refusal(job, begun(job, **{PIPELINE_KEY: pipeline_revisions(job)})) == ""
 
 
+@pytest.mark.usefixtures("photographs")
+def test_a_run_that_skipped_pictures_otherwise_is_refused() -> None:
+    """One that skipped none so far may begin to."""
+    plain = text(FOLDER, "resize(12x12)", "resize(12x12)")
+    skipping = plain.replace("batch", "on_bad_picture = skip, batch")
+    first, job = (prepare_job(build_program(parse(x)), None) for x in (plain, skipping))
+    recorded = pipeline_revisions(first)
+    assert SKIPPED not in recorded
+    for progress in ({}, {PIPELINE_KEY: recorded}):
+        assert refusal(job, begun(first, **progress)) == ""
+        assert "skipped pictures: the next of the batch" in refusal(job, begun(job, **progress))
+        assert refusal(first, begun(job, **progress)) == ""
+    assert refusal(job, begun(job, **{PIPELINE_KEY: pipeline_revisions(job)})) == ""
+
+
 def test_what_is_recorded() -> None:
     job = job_of("digits", "hflip, random_resized_crop")
     assert pipeline_revisions(job) == {
@@ -238,6 +257,7 @@ IMAGES: dict[str, tuple[int, list[int]]] = {
 """Revision, and some bytes, of what each makes of one picture with the same draws."""
 OTHERS: dict[str, tuple[int, list[int]]] = {
     ORDER: (1, [5, 4, 3, 11, 6, 2, 9, 0, 1, 8, 7, 10]),
+    SKIPPED: (2, [1, 1, 0, 4, 3, 1]),
     SPLIT: (2, [3, 5, 6, 7]),
     DRAWS: (1, [0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 1, 0]),
     FIT: (2, [12, 16, 134, 101, 87, 148, 96, 156, 147, 103]),
@@ -270,7 +290,19 @@ def test_augmentations_are_those_of_their_revision(name: str) -> None:
     np.testing.assert_allclose(made_of(name), expected, atol=1)
 
 
-def test_order_split_draws_and_fit_are_those_of_their_revision() -> None:
+def some_skipped(folder: Path) -> list[int]:
+    """The numbers of the pictures in a batch of six, two of which are bad."""
+    for i in range(6):
+        write_picture(folder / f"{i}.png", np.full((1, 1, 1), i, np.uint8))
+    for i in (2, 5):
+        (folder / f"{i}.png").write_bytes(b"")
+    names = np.array([f"{i}.png" for i in range(6)], dtype=object)
+    samples = Samples(Pictures(folder, names, SkippedPictures()), np.arange(6, dtype=np.int32))
+    (batch,) = training_batches(samples, 6, 3, 2, augment=Preprocessing((), (1, 1, 1)))
+    return materialize(batch.images).ravel().tolist()
+
+
+def test_order_split_draws_and_fit_are_those_of_their_revision(tmp_path: Path) -> None:
     images = np.tile(np.array([0, 1], np.uint8), (12, 1))[:, None, :, None]
     samples = Samples(images, np.arange(12, dtype=np.int32))
     thirds = Samples(samples.labels, samples.labels % 3)
@@ -279,6 +311,7 @@ def test_order_split_draws_and_fit_are_those_of_their_revision() -> None:
     (drawn,) = training_batches(samples, 12, 3, 2, augment=flip)
     found = {
         ORDER: batch.labels.tolist(),
+        SKIPPED: some_skipped(tmp_path),
         SPLIT: split(thirds, 4, 3)[1].images.tolist(),
         DRAWS: np.asarray(drawn.images)[:, 0, 0, 0].tolist(),
         LIMIT: limit_samples(thirds, 7, "abc", 3).images.tolist(),

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from netdsl.ranks.activity import Activity
 from netdsl.ranks.communicator import Buffer, Communicator
 from netdsl.ranks.mpi import CollectiveThread
 
@@ -43,7 +44,8 @@ class ThreadCommunicator(Communicator):
     def __init__(self, world: ThreadWorld, rank: int) -> None:
         self.rank = rank
         self.hosts = tuple(f"host{r}" for r in range(world.size))
-        self._world, self._thread = world, CollectiveThread()
+        self.activity = Activity()
+        self._world, self._thread = world, CollectiveThread(self.activity)
 
     def start_all_reduce(self, arrays: Sequence[Buffer]) -> Future[None]:
         assert all(a.flags.c_contiguous for a in arrays)

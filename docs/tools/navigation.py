@@ -36,6 +36,7 @@ NAVIGATION = (
             "docs/weights.md",
             "docs/cli.md",
             "docs/engines.md",
+            "docs/scaling.md",
         ),
     ),
     Section("Reference", ("docs/reference.md", "grammar/README.md")),

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from copy import copy
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,8 @@ from netdsl import __version__
 from netdsl.cli.usage_advice import explain
 from netdsl.errors import Diagnostic, NetError
 from netdsl.file_io import replace_non_finite
+from netdsl.interrupt import Stopped
+from netdsl.ranks.launcher import find_launch
 from netdsl.standard_streams import STANDARD_OUTPUT
 from netdsl.text_escaping import escape_text
 
@@ -79,6 +82,16 @@ DataOption = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: its exit code, and what ended it, as text for people. `is_agreed` says
+    that all ranks of the run have agreed to end so."""
+
+    exit_code: int
+    message: str | None = None
+    is_agreed: bool = False
+
+
 def main() -> None:
     """The entry point: user errors end in a message and an exit code. A reader that closes the
     output early changes neither; a full disk behind the output is reported."""
@@ -88,7 +101,23 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    exit_code = _run()
+    launch = find_launch()
+    if launch is not None and launch.size > 1 and sys.argv[1:2] == [_COMMAND_OF_RANKS]:
+        from netdsl.cli.rank_process import run_rank
+
+        sys.exit(run_rank(launch, _run, conclude))
+    sys.exit(conclude(_run()))
+
+
+_COMMAND_OF_RANKS = "train"
+"""The command whose ranks make one run. Any other that a launcher starts runs as if alone."""
+
+
+def conclude(outcome: Outcome) -> int:
+    """Prints what is left to be said, and returns the exit code."""
+    exit_code = outcome.exit_code
+    if outcome.message:
+        echo_stderr(outcome.message)
     sys.stdout.flush()
     write_error = STANDARD_OUTPUT.reportable_error
     if write_error is not None:
@@ -96,9 +125,7 @@ def main() -> None:
         exit_code = (
             exit_code if exit_code != OK or isinstance(exit_code, SavedExitCode) else BAD_INPUT
         )
-    if exit_code == INTERRUPTED:
-        echo_stderr("interrupted; everything that was saved is kept")
-    sys.exit(int(exit_code))
+    return int(exit_code)
 
 
 @cache
@@ -117,26 +144,27 @@ def _called_command() -> str | None:
     return next((word for word in sys.argv[1:2] if word in names), None)
 
 
-def _run() -> int:
+def _run() -> Outcome:
     try:
         exit_code = command_tree(_called_command())(standalone_mode=False)
     except NetError as e:
-        print_error(e)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        return Outcome(BAD_INPUT, e.render())
+    except KeyboardInterrupt as e:
+        return _interrupted(e)
     except typer.Exit as e:
-        return e.exit_code
+        cause = e.__cause__  # Typer makes an exit of an interrupt
+        return _interrupted(cause) if isinstance(cause, KeyboardInterrupt) else Outcome(e.exit_code)
     except Exception as e:
         message = _describe_error(e)
         if message is None:
-            traceback.print_exc()
-            echo_stderr("this is a bug in netdsl")
-            return INTERNAL_ERROR
-        if message:
-            echo_stderr(f"error: {message}")
-        return BAD_INPUT
-    return exit_code if isinstance(exit_code, int) else OK
+            return Outcome(INTERNAL_ERROR, f"{traceback.format_exc()}this is a bug in netdsl")
+        return Outcome(BAD_INPUT, f"error: {message}" if message else "")
+    return Outcome(exit_code if isinstance(exit_code, int) else OK)
+
+
+def _interrupted(e: KeyboardInterrupt) -> Outcome:
+    message = "interrupted; everything that was saved is kept"
+    return Outcome(INTERRUPTED, message, is_agreed=isinstance(e, Stopped))
 
 
 _NO_THREAD_MESSAGE = "can't start new thread"  # Python's message; the error has no type of its own

@@ -21,7 +21,7 @@ GROUPS = {
         "gradcam",
     ),
     "Exchange nets and weights": ("import", "export"),
-    "Look into the compiler": ("compile", "explain", "time"),
+    "Look into the compiler": ("compile", "explain", "time", "scale"),
 }
 _FIRST_SENTENCE = re.compile(r"(.+?)(?:[:;]\s|\.(?=\s+[A-Z`-]|$|\n\n))", re.DOTALL)
 """What comes before the first colon, semicolon or full stop; `al. 2017` does not end it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,6 +36,14 @@ BatchOption = Annotated[
     int | None,
     typer.Option(min=1, max=2**20, help="Images per batch; default: the recipe's batch, else 1."),
 ]
+RanksOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=2**20,
+        help="With --train: the step of one of N ranks, which divide the batch.",
+    ),
+]
 LowerOption = Annotated[
     str | None,
     typer.Option(metavar="HOW", help="im2col: every convolution as one matrix product."),
@@ -47,6 +56,7 @@ def compile_(
     file: FileArgument,
     train: TrainOption = False,
     batch: BatchOption = None,
+    ranks: RanksOption = 1,
     device: DeviceOption = "model",
     emit: Annotated[
         str | None,
@@ -83,7 +93,9 @@ def compile_(
         )
     if arch is not None and emit != "source":
         raise fail("`--arch` chooses the GPU for the source", help="add `--emit source`")
-    found = _compile(file, settings, train, batch, device, lower, shrink)
+    if ranks > 1 and not train:
+        raise fail("`--ranks` divides the batch of a training step", help="add `--train`")
+    found = _compile(file, settings, train, batch, device, lower, shrink, ranks)
     if tune is not None:
         echo_stderr(f"built every kernel in {_build_kernels(found, device, tune):.1f} s")
     if as_json:
@@ -191,13 +203,14 @@ def _compile(
     device: str,
     lower: str | None,
     shrink: int | None,
+    ranks: int = 1,
 ) -> Compilation:
     from netdsl.backends import fusion_of
     from netdsl.insight.explain import compile_target
 
     path, name = split_file_and_name(file)
     program = load_recipe(path, settings, name) if train else load_program(path, settings, name)
-    target = _make_target(name, train, batch, lower, shrink)
+    target = replace(_make_target(name, train, batch, lower, shrink), ranks=ranks)
     with show_progress("compiling"):
         return compile_target(program, target, fusion_of(device))
 

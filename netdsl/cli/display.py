@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from netdsl.insight.net_tests import TestResult
     from netdsl.insight.network_diff import NetworkDiff
     from netdsl.insight.summary import Summary
-    from netdsl.training.run.dry_run import DryRun
+    from netdsl.training.run.dry_run import DryRun, Rates
     from netdsl.training.run.memory import Memory
     from netdsl.training.run.overfit import OverfitResult
 
@@ -101,6 +101,8 @@ def show_dry_run(found: DryRun) -> None:
         each = f"{found.steps:,} step{'s' * (found.steps != 1)}"
         total = f": {steps:,} steps" if found.epochs > 1 else ""
         echo(f"{epochs} of {each}{total}")
+    if found.rates is not None:
+        echo(_describe_rates(found.rates))
     for line in found.inventory.lines() if found.inventory else ():
         echo(line)
     echo(f"{found.trainable_params:,} of {found.params:,} parameters are trained")
@@ -111,6 +113,15 @@ def show_dry_run(found: DryRun) -> None:
     _show_memory(found.memory)
     for g in found.globs:
         echo(f'{g.key} "{g.glob}": {_format_names(g.weights)}')
+
+
+def _describe_rates(rates: Rates) -> str:
+    first, largest, last = (f"{x:.4g}" for x in (rates.first, rates.largest, rates.last))
+    if first == largest == last:
+        line = f"learning rate: {first}"
+    else:
+        line = f"learning rate: {first} at first, at most {largest}, {last} at last"
+    return line if rates.scale == 1 else f"{line} (`lr_rule` multiplies it by {rates.scale:.4g})"
 
 
 _MEMORY_LABELS = {

@@ -26,10 +26,17 @@ from netdsl.cli.app import (
     print_warnings,
 )
 from netdsl.cli.display import show_dry_run, show_overfit
-from netdsl.cli.file_arguments import parse_argument
 from netdsl.cli.follow_options import FollowOptions
 from netdsl.cli.progress import run_trainer, show_progress
-from netdsl.interrupt import defer_interrupts
+from netdsl.cli.rank_options import (
+    NotedDisplay,
+    RanksOption,
+    check_same_options,
+    check_same_program,
+    make_parser,
+    start_ranks,
+)
+from netdsl.errors import fail
 
 if TYPE_CHECKING:
     from netdsl.backends.base import Backend
@@ -101,16 +108,28 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what the run would do, without starting it.")
     ] = False,
+    ranks: RanksOption = None,
+    requeue: Annotated[
+        bool,
+        typer.Option(
+            "--requeue",
+            help="Continue the run in --out if it was started before; else start it.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Train a net by its recipe; metrics and checkpoints go to a run directory.
 
     Example: netdsl train models/digits.net --set train.epochs=5
     """
+    if (code := start_ranks(ranks)) is not None:
+        return code
+
     from netdsl.backends import open_backend
+    from netdsl.ranks.world import current_world
     from netdsl.training.recipe.lints import recipe_warnings
     from netdsl.training.recipe.recipe import list_choices, stage_names
-    from netdsl.training.run.launch import launch
+    from netdsl.training.run.launch import launch, launch_or_continue
     from netdsl.training.run.stages import run_stages
     from netdsl.training.step.watch import parse_watch
 
@@ -119,13 +138,28 @@ def train(
         settings = [*(settings or ()), f"train.shrink={shrink}"]
     follow = FollowOptions(plot, tensorboard, tensorboard_dir)
     is_preview = dry_run or overfit
-    if not is_preview:
+    world = current_world()
+    communicator = world.communicator
+    options = {"set": settings, "device": device, "watch": watch, "watch-every": watch_every}
+    modes = {"dry-run": dry_run, "overfit": overfit, "requeue": requeue, "json": as_json}
+    check_same_options(communicator, {**options, **modes, "resume": resume is not None})
+    if overfit and not communicator.is_alone:
+        raise fail("`--overfit` runs on one rank", help="start it without a launcher")
+    if communicator.is_root and not is_preview:
         follow.check(file, out, resume)
-    with launch(file, out, resume, settings or (), parse_argument, is_preview) as start:
+    parse = make_parser(communicator)
+    if requeue:
+        _check_requeue(out, resume, is_preview)
+    starting = (
+        launch_or_continue(file, out, settings or (), data, parse, communicator)
+        if requeue and out is not None
+        else launch(file, out, resume, settings or (), parse, is_preview, communicator)
+    )
+    with starting as start:
         program, name = start.program, start.name
         for key, (old, new) in start.changes.items():
             echo_stderr(f"{key} = {new}, was {old}")
-        if resume is None:
+        if start.is_new:
             print_warnings(recipe_warnings(program, name))
             for note in list_choices(program, name):
                 echo_stderr(note)
@@ -137,14 +171,16 @@ def train(
                 display.print(f"train {trainer.job.name or 'section'}: {out}")
             display.print("\n".join(trainer.opening_lines()))
             run_root = out if trainer.job.name == name else out.parent
-            recorders = follow.make_recorders(out, run_root)
+            recorders = follow.make_recorders(out, run_root) if communicator.is_root else {}
             try:
-                with defer_interrupts() as is_stop_requested:
+                with world.defer_interrupts() as is_stop_requested:
                     result = run_trainer(
                         trainer, out, display, as_json, is_stop_requested, watch_settings, recorders
                     )
             except KeyboardInterrupt:
-                arguments = _format_resume_command(run_root, data, device, watch, watch_every)
+                arguments = _format_resume_command(
+                    run_root, data, device, watch, watch_every, ranks
+                )
                 command = shlex.join([*arguments, *follow.arguments])
                 display.print(f"resume it with `{command}`")
                 raise
@@ -152,27 +188,51 @@ def train(
             return result
 
         backend = open_backend(device)
+        if not communicator.is_alone:
+            backend = backend.with_communicator(communicator)
+        check_same_program(communicator, program, name, backend)
         if tune is not None:
             backend = backend.with_tuning(tune)
         if dry_run:
             return _dry_run(program, name, backend, data, as_json)
         if overfit:
             return _overfit(program, name, backend, data, as_json)
-        with show_progress() as display:
+        with show_progress() as shown:
+            display = NotedDisplay(shown, communicator)
             trainer, result = run_stages(
                 program, name, backend, data, start.out, run, start.saved, display.on_phase
             )
         return _print_report(trainer, result, as_json)
 
 
+def _check_requeue(out: Path | None, resume: Path | None, is_preview: bool) -> None:
+    """Raises NetError where `--requeue` says nothing."""
+    if resume is not None:
+        raise fail(
+            "`--requeue` and `--resume` both say where a run continues",
+            help="`netdsl train FILE --out DIR --requeue` starts the run, or continues it",
+        )
+    if out is None:
+        help = "name the directory of the run with `--out DIR`: every start is to use the same one"
+        raise fail("`--requeue` needs `--out`", help=help)
+    if is_preview:
+        raise fail("`--requeue` continues a run, but here nothing is saved", help="leave it out")
+
+
 def _format_resume_command(
-    out: Path, data: Path | str | None, device: str, watch: str | None, watch_every: int
+    out: Path,
+    data: Path | str | None,
+    device: str,
+    watch: str | None,
+    watch_every: int,
+    ranks: int | None,
 ) -> list[str]:
     """The command that resumes a run with the same options; those that the run saves are left
     out."""
     arguments = ["netdsl", "train", "--resume", str(out)]
     arguments += ["--data", str(data)] if data is not None else []
     arguments += ["--device", device] if device != "auto" else []
+    arguments += ["--ranks", str(ranks)] if ranks is not None else []
     arguments += ["--watch", watch, "--watch-every", str(watch_every)] if watch is not None else []
     return arguments
 
@@ -238,7 +298,12 @@ def _print_report(trainer: Trainer, result: Result, as_json: bool) -> int:
     if as_json:
         requested = map(str, trainer.recipe.requested_metrics)
         keys = dict.fromkeys(["best_epoch", *METRIC_NAMES, *requested, "images_per_second"])
-        report = {"epochs": trainer.progress.epoch, **{k: metrics.get(k) for k in keys}}
+        size = trainer.backend.communicator.size
+        report = {
+            "epochs": trainer.progress.epoch,
+            "ranks": size,
+            **{k: metrics.get(k) for k in keys},
+        }
         expected = [{"text": m.text, "ok": m.ok, "found": m.figures} for m in outcomes]
         print_json(
             report

@@ -25,7 +25,8 @@ class DataSource:
     `find(folder, **arguments)` returns the paths among the arguments where they are found, by
     name; it downloads nothing. Both raise DatasetNotFound if something is missing.
 
-    `image_shape` and `classes` are what is known before anything is read.
+    `image_shape` and `classes` are what is known before anything is read. With `is_listing`, the
+    dataset are picture files, none of which is decoded yet.
     """
 
     signature: Signature
@@ -34,6 +35,7 @@ class DataSource:
     image_shape: tuple[int, int, int] | None
     classes: tuple[str, ...] | None
     doc: str = ""
+    is_listing: bool = False
 
 
 PATH = Param("path", OneOf((QuotedText(), NoneLiteral())), None, "folder of the files")

@@ -53,7 +53,7 @@ def folder_source() -> DataSource:
         "pictures in a folder for each class: path/train/CLASS, with path/val/CLASS and "
         "path/test/CLASS or without, or path/CLASS"
     )
-    return DataSource(Signature("folder", (path,)), _load, _find, None, None, doc)
+    return DataSource(Signature("folder", (path,)), _load, _find, None, None, doc, True)
 
 
 def _load(data_folder: Path | None, path: str) -> Dataset:

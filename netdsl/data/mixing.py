@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
 
-from netdsl.backends.lazy_batch import materialize
+from netdsl.backends.lazy_batch import LazyBatch, materialize
 from netdsl.data.revisions import Revisions
 from netdsl.data.rng import MIX_KEY, make_rng
-from netdsl.data.samples import Batch
 from netdsl.parameter_types import Float
 from netdsl.signature import BoundCall, Param, Signature
 from netdsl.types import Array
@@ -24,9 +23,9 @@ _CHUNK = 2**16
 
 @dataclass(frozen=True)
 class Mixing:
-    """`mix(images, partners, share, rng)` mixes each image with its partner, the image of that
-    number: a `share` of the result is from the image itself. Returns the images [N,...] and the
-    exact share."""
+    """`mix(images, partners, share, rng)` mixes the first images, one for each of `partners` [N],
+    with the image of that number: a `share` of the result is from the image itself. Returns the
+    images [N,...] and the exact share."""
 
     signature: Signature
     mix: Callable[[Array, Array, float, np.random.Generator], tuple[Array, float]]
@@ -44,14 +43,14 @@ def blend(
     steps = round(share * STEPS)
     if images.dtype != np.uint8:
         own, other = np.float32(steps / STEPS), np.float32(1 - steps / STEPS)
-        return images * own + images[partners] * other, steps / STEPS
-    found = np.empty_like(images)
+        return images[: len(partners)] * own + images[partners] * other, steps / STEPS
+    found = np.empty((len(partners), *images.shape[1:]), np.uint8)
     count = max(1, _CHUNK // max(1, images[0].size))
     buffers = np.empty((2, count, *images.shape[1:]), np.uint16)  # new ones cost more than sums
-    for start in range(0, len(images), count):
+    for start in range(0, len(found), count):
         part = slice(start, start + count)
-        own, other = buffers[:, : len(images[part])]
-        own[:], other[:] = images[part], images[partners[part]]
+        own, other = buffers[:, : len(found[part])]
+        own[:], other[:] = images[: len(found)][part], images[partners[part]]
         own *= np.uint16(steps)
         other *= np.uint16(STEPS - steps)
         own += other
@@ -68,7 +67,7 @@ def paste(
     sqrt(1 - share), and its centre is any pixel; what is outside of the image is clipped, so the
     exact share is usually larger."""
     (top, bottom), (left, right) = (_draw_interval(side, share, rng) for side in images.shape[1:3])
-    found = images.copy()
+    found = images[: len(partners)].copy()
     found[:, top:bottom, left:right] = images[partners, top:bottom, left:right]
     height, width = images.shape[1:3]
     return found, 1 - (bottom - top) * (right - left) / (height * width)
@@ -103,48 +102,53 @@ MIXINGS: dict[str, Mixing] = {
 }
 
 
-def mix_batches(
-    batches: Iterator[Batch],
-    mixings: Sequence[BoundCall],
-    classes: int,
-    seed: int,
-    epoch: int,
-    first: int = 0,
-) -> Iterator[Batch]:
-    """The batches of an epoch from batch `first` on, mixed by one of `mixings` each, with targets
-    [N, classes]. What happens to a batch depends only on seed, epoch and its number; and on which
-    of its pictures are skipped."""
-    for number, batch in enumerate(batches, first):
-        yield _mix(batch, mixings, classes, make_rng(seed, MIX_KEY + epoch, number << 64))
+@dataclass(frozen=True)
+class Mix:
+    """How the images of one batch are mixed: `partners` is a random order of them."""
+
+    chosen: BoundCall
+    share: float
+    partners: Array
+    rng: np.random.Generator
+
+    def __call__(
+        self, images: Array | LazyBatch, labels: Array, weights: Array, own: Array, partners: Array
+    ) -> tuple[Array, Array, Array]:
+        """Mixes the first images, one for each of `partners` [N]. Where an image or its partner is
+        of weight 0, as its label is not of its pixels, the image stays by itself. `own` are the
+        labels as distributions. Returns images, labels and targets."""
+        count = len(partners)
+        is_whole = (weights[:count] == 0) | (weights[partners] == 0)
+        partners = np.where(is_whole, np.arange(count), partners)
+        mix = self.chosen.record.mix
+        found, share = mix(materialize(images), partners, self.share, self.rng)
+        targets = own[:count] * np.float32(share) + own[partners] * np.float32(1 - share)
+        return found, labels[:count] if share >= 0.5 else labels[partners], targets
 
 
-def _mix(
-    batch: Batch, mixings: Sequence[BoundCall], classes: int, rng: np.random.Generator
-) -> Batch:
-    own = _as_distribution(batch.labels, classes)
-    chosen = mixings[int(rng.integers(len(mixings)))]
-    if rng.random() >= chosen.arguments["p"]:
-        return replace(batch, targets=own)
-    share = rng.beta(chosen.arguments["alpha"], chosen.arguments["alpha"])
-    partners = _draw_partners(batch.weights, rng)
-    images, share = chosen.record.mix(materialize(batch.images), partners, share, rng)
-    targets = own * np.float32(share) + own[partners] * np.float32(1 - share)
-    labels = batch.labels if share >= 0.5 else batch.labels[partners]
-    return replace(batch, images=images, labels=labels, targets=targets)
+@dataclass(frozen=True)
+class Mixer:
+    """Mixes the batches of an epoch, by one of `mixings` each. How a batch is mixed depends only on
+    seed, epoch and its number."""
 
+    mixings: Sequence[BoundCall]
+    classes: int
+    seed: int
+    epoch: int
 
-def _draw_partners(weights: Array, rng: np.random.Generator) -> Array:
-    """A random order of the images of a batch. Those of weight 0, whose labels are not of their
-    pixels, stay by themselves."""
-    partners, used = np.arange(len(weights)), np.flatnonzero(weights)
-    partners[used] = rng.permutation(used)
-    return partners
+    def draw(self, number: int, size: int) -> Mix | None:
+        """How a batch of `size` images is mixed; None if it is not."""
+        rng = make_rng(self.seed, MIX_KEY + self.epoch, number << 64)
+        chosen = self.mixings[int(rng.integers(len(self.mixings)))]
+        if rng.random() >= chosen.arguments["p"]:
+            return None
+        share = rng.beta(chosen.arguments["alpha"], chosen.arguments["alpha"])
+        return Mix(chosen, share, rng.permutation(np.arange(size)), rng)
 
-
-def _as_distribution(labels: Array, classes: int) -> Array:
-    """The labels as float32 [N, classes]."""
-    if labels.ndim == 2:
-        return labels.astype(np.float32)
-    found = np.zeros((len(labels), classes), np.float32)
-    found[np.arange(len(labels)), labels] = 1
-    return found
+    def as_distribution(self, labels: Array) -> Array:
+        """The labels as float32 [N, classes]."""
+        if labels.ndim == 2:
+            return labels.astype(np.float32)
+        found = np.zeros((len(labels), self.classes), np.float32)
+        found[np.arange(len(labels)), labels] = 1
+        return found

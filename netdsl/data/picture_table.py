@@ -66,7 +66,7 @@ def table_source() -> DataSource:
     doc = (
         f"pictures and their labels, one or several each, in a table with a header: {_COLUMNS_HELP}"
     )
-    return DataSource(Signature("csv", (file, images)), _load, _find, None, None, doc)
+    return DataSource(Signature("csv", (file, images)), _load, _find, None, None, doc, True)
 
 
 def _load(data_folder: Path | None, path: str, images: str | None) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ import numpy as np
 from netdsl.data.memory_limits import check_pixels
 from netdsl.errors import Diagnostic, NetError, fail
 from netdsl.file_io import open_regular_file, write_atomically
+from netdsl.ranks.communicator import Communicator
 from netdsl.types import Array, dims
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
@@ -60,6 +62,15 @@ class SkippedPictures:
 
     def has_path(self, path: Path) -> bool:
         return path in self._messages
+
+    def share(self, communicator: Communicator) -> None:
+        """Adds those that the other ranks have found."""
+        with self._lock:
+            own = [[str(path), message] for path, message in self._messages.items()]
+        for text in communicator.all_gather(json.dumps(own).encode()):
+            for path, message in json.loads(text):
+                with self._lock:
+                    self._messages.setdefault(Path(path), message)
 
     @property
     def messages(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from netdsl.backends.lazy_batch import LazyBatch, Size, SpatialTransforms
+from netdsl.backends.lazy_batch import DeviceImages, LazyBatch, Size, SpatialTransforms
 from netdsl.data.memory_limits import DECODING_MEMORY, check_decoding_memory
 from netdsl.data.pictures import MODES, BadPicture, PictureFile, Pictures
 from netdsl.data.spatial_ops import cover_and_center_crop, covering_size
@@ -43,7 +43,7 @@ class Preprocessing:
         if draws is None:
             draws = [np.zeros((len(images), c.record.draw_count)) for c in self.augmentations]
         if isinstance(images, Pictures):
-            return self._decode_batch(images, draws)
+            return self._decode_batch(images, draws, np.arange(len(images)))
         if isinstance(images, LazyBatch):
             transforms = self._compose(images.transforms, self._window(images.shape[1:]), draws)
             assert transforms is not None, "a lazy batch allows only operations that move pixels"
@@ -55,6 +55,19 @@ class Preprocessing:
             [self._apply_and_fit(images[i], [d[i] for d in draws]) for i in slices]
         )
 
+    def prepare(
+        self,
+        images: Array | DeviceImages | LazyBatch | Pictures,
+        index: Array,
+        draws: Draws,
+        places: Array,
+    ) -> Array | LazyBatch:
+        """The images in some `places` of the batch of the images that `index` selects, which have
+        these draws. The others are read only to replace pictures that are skipped."""
+        if isinstance(images, Pictures):
+            return self._decode_batch(images[index], draws, places)
+        return self(images[index[places]], [d[places] for d in draws])
+
     def picture_shape(self) -> tuple[int, ...]:
         """The shape of the pictures that the net takes. Raises NetError if it does not take
         pictures."""
@@ -64,16 +77,15 @@ class Preprocessing:
             raise fail(f"pictures have 1, 3 or 4 channels, but the net expects {self.shape[2]}")
         return self.shape
 
-    def _decode_batch(self, pictures: Pictures, draws: Draws) -> Array:
-        """Decodes a batch of pictures. Skipped pictures are replaced by others of the batch, or by
-        black ones if all are bad."""
+    def _decode_batch(self, pictures: Pictures, draws: Draws, places: Array) -> Array:
+        """Decodes the pictures in some places of a batch. A skipped one is replaced by the next in
+        the batch that is not, or by a black one if all are bad."""
 
-        shape = self.picture_shape()
-
-        def decode_one(path: Path, i: int) -> Array | None:
+        def decode_one(i: int) -> Array | None:
+            path = pictures.folder / pictures.names[i]
             try:
                 with self._open(path) as picture:
-                    decoded = picture.decode(shape[2])[None]
+                    decoded = picture.decode(self.picture_shape()[2])[None]
                     return self._apply_and_fit(decoded, [d[i : i + 1] for d in draws])
             except BadPicture as e:
                 if pictures.skipped_pictures is None:
@@ -81,11 +93,19 @@ class Preprocessing:
                 pictures.skipped_pictures.add(path, e)
                 return None
 
+        wanted: list[int] = places.tolist()
         with ThreadPoolExecutor() as pool:
-            found = list(pool.map(decode_one, pictures.paths, range(len(pictures))))
-        valid = [x for x in found if x is not None] or [np.zeros((1, *shape), np.uint8)]
-        filled = [valid[i % len(valid)] if x is None else x for i, x in enumerate(found)]
-        return np.concatenate(filled)
+            found = dict(zip(wanted, pool.map(decode_one, wanted), strict=True))
+
+        def find_next(i: int) -> Array:
+            for k in (*range(i, len(pictures)), *range(i)):
+                if k not in found:
+                    found[k] = decode_one(k)
+                if (next_one := found[k]) is not None:
+                    return next_one
+            return np.zeros((1, *self.picture_shape()), np.uint8)
+
+        return np.concatenate([find_next(i) for i in wanted])
 
     def check_picture(self, path: Path) -> None:
         """Raises BadPicture if a picture cannot be decoded, or becomes too large."""

@@ -18,7 +18,7 @@ class Revision:
 Revisions = tuple[Revision, ...]
 ORDER, SPLIT, DRAWS = "order of images", "validation split", "draws of augmentations"
 BALANCED_ORDER, LIMIT = "balanced order of images", "limit of training images"
-FIT = "fit to the net's input"
+FIT, SKIPPED = "fit to the net's input", "skipped pictures"
 LONG_SIDE_ROUNDING = Revision("the longer side is now rounded down, not to the nearest integer")
 
 REVISIONS: Mapping[str, Revisions] = {
@@ -28,6 +28,9 @@ REVISIONS: Mapping[str, Revisions] = {
     LIMIT: (),
     DRAWS: (),
     FIT: (Revision("a side is rounded down, and half a pixel of the corner to even"),),
+    SKIPPED: (
+        Revision("the next of the batch replaces one, and what would be mixed with it is not"),
+    ),
 }
 """Revisions of everything but augmentations, whose records hold their own. A change that gives
 other images, another order or another split for the same seed needs a new entry."""

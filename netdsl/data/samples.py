@@ -11,10 +11,12 @@ import numpy as np
 
 from netdsl.backends.base import Backend
 from netdsl.backends.lazy_batch import DeviceImages, LazyBatch
+from netdsl.data.mixing import Mix, Mixer
 from netdsl.data.pictures import BadPicture, Pictures, SkippedPictures
 from netdsl.data.preprocessing import NO_PREPROCESSING, Preprocessing
 from netdsl.data.rng import AUGMENT_KEY, SPLIT_KEY, make_rng
 from netdsl.data.sampling import SHUFFLED, epoch_order
+from netdsl.data.shard import WHOLE, Shard
 from netdsl.data.stratification import choose_stratified
 from netdsl.errors import fail
 from netdsl.types import Array, dims
@@ -78,8 +80,13 @@ class Samples:
     @property
     def weights(self) -> Array:
         """1 for each sample, 0 for bad pictures that are skipped."""
-        ones = np.ones(len(self), dtype=np.float32)
-        return self.images.valid_mask() if isinstance(self.images, Pictures) else ones
+        return self.find_weights(np.arange(len(self)))
+
+    def find_weights(self, index: Array) -> Array:
+        """The weights of some samples."""
+        if isinstance(self.images, Pictures):
+            return self.images[index].valid_mask()
+        return np.ones(len(index), dtype=np.float32)
 
     def skip_bad_pictures(self, skipped_pictures: SkippedPictures) -> Samples:
         """The same samples, with bad pictures skipped and added to `skipped_pictures`."""
@@ -209,19 +216,48 @@ def training_batches(
     first_image: int = 0,
     augment: Preprocessing = NO_PREPROCESSING,
     sampling: Symbol = SHUFFLED,
+    shard: Shard = WHOLE,
+    mixer: Mixer | None = None,
 ) -> Iterator[Batch]:
     """One epoch, starting at image `first_image` of an order that depends only on seed and epoch;
     the incomplete batch is dropped. The augmentation of an image depends only on seed, epoch and
-    image; with balanced sampling on its place in the order, as an image may occur several times."""
+    image; with balanced sampling on its place in the order, as an image may occur several times.
+    Of each batch of `size` images, mixed by `mixer`, there is the part of `shard`: together the
+    parts are the batch."""
     order, rows = epoch_order(samples.labels, sampling, seed, epoch)
     draws = augment.draw(make_rng(seed, AUGMENT_KEY + epoch), len(samples))
+    own = np.arange(size)[shard.part(size)]
     for start in range(first_image, len(samples) - size + 1, size):
-        part, drawn = samples.take(order[start : start + size]), rows[start : start + size]
-        images = augment(part.images, [d[drawn] for d in draws])
-        weights = part.weights  # known after decoding
-        if not weights.any():
+        index, drawn = order[start : start + size], rows[start : start + size]
+        mix = mixer.draw(start // size, size) if mixer is not None else None
+        places = own if mix is None else _add_partners(own, mix.partners)
+        images = augment.prepare(samples.images, index, [d[drawn] for d in draws], places)
+        labels = samples.labels[index[places]]
+        weights = samples.find_weights(index[places])  # known after decoding
+        # if none of the part can be used, all others were tried as their replacement
+        if not weights.any() and not samples.find_weights(index).any():
             raise fail(f"none of the {size:,} pictures in a batch can be used")
-        yield Batch(images, part.labels, weights, part.targets)
+        batch = Batch(images, labels, weights, Samples(images, labels).targets)
+        yield batch if mixer is None else _mix(batch, mixer, mix, own, places)
+
+
+def _add_partners(own: Array, partners: Array) -> Array:
+    """The own places of a batch, then those of their partners that are not among them."""
+    return np.concatenate([own, np.setdiff1d(partners[own], own)])
+
+
+def _mix(batch: Batch, mixer: Mixer, mix: Mix | None, own: Array, places: Array) -> Batch:
+    """The images in the `own` places of a batch, which are the first of `places`, mixed with those
+    in the others."""
+    targets = mixer.as_distribution(batch.labels)
+    if mix is None:
+        return replace(batch, targets=targets)
+    position = np.zeros(len(mix.partners), int)
+    position[places] = np.arange(len(places))
+    partners = position[mix.partners[own]]
+    mixed = mix(batch.images, batch.labels, batch.weights, targets, partners)
+    images, labels, targets = mixed
+    return Batch(images, labels, batch.weights[: len(own)], targets)
 
 
 def group_batches(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, ...]]:
@@ -231,13 +267,21 @@ def group_batches(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, 
 
 
 def evaluation_batches(
-    samples: Samples, size: int, transform: Preprocessing = NO_PREPROCESSING
+    samples: Samples,
+    size: int,
+    transform: Preprocessing = NO_PREPROCESSING,
+    shard: Shard = WHOLE,
 ) -> Iterator[Batch]:
-    """All samples in order; the last batch is padded with samples of weight 0."""
-    for start in range(0, len(samples), size):
-        part = samples.take(np.arange(start, min(start + size, len(samples))))
+    """All samples in order; the last batch is padded with samples of weight 0. Of several ranks,
+    each gets every `shard.count`-th batch, and all the same number: some may get a last one of
+    weight 0 alone."""
+    n = len(samples)
+    stride = size * shard.count
+    for start in range(size * shard.rank, -(-n // stride) * stride, stride):
+        numbers = np.arange(start, start + size)
+        part = samples.take(np.unique(np.minimum(numbers, n - 1)))
         padded_index = np.minimum(np.arange(size), len(part) - 1)
         images = transform(part.images)[padded_index]
-        weights = (np.arange(size) < len(part)) * part.weights[padded_index]  # known after decoding
+        weights = (numbers < n) * part.weights[padded_index]  # known after decoding
         padded = Samples(images, part.labels[padded_index])
         yield Batch(images, padded.labels, weights, padded.targets)

@@ -14,6 +14,7 @@ import numpy as np
 from netdsl.data.cifar import cifar10_source
 from netdsl.data.data_source import DatasetNotFound, DataSource, find_nothing
 from netdsl.data.image_folder import folder_source, match_part, read_folder
+from netdsl.data.listing import load_once_per_host
 from netdsl.data.mnist import idx_source
 from netdsl.data.npz import arrays_source
 from netdsl.data.path_lookup import PathLookup, expand_home, make_folder_error, pin_paths
@@ -22,6 +23,7 @@ from netdsl.data.pictures import BadPicture
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import Diagnostic, fail
 from netdsl.optional_imports import import_optional
+from netdsl.ranks.communicator import ONE_RANK, Communicator
 from netdsl.signature import BoundCall, Signature
 from netdsl.types import Array
 
@@ -120,7 +122,7 @@ def _load_unnamed(data_folder: Path | None) -> Dataset:
     )
 
 
-NO_SOURCE = DataSource(Signature("none"), _load_unnamed, find_nothing, None, None)
+NO_SOURCE = DataSource(Signature("none"), _load_unnamed, find_nothing, None, None, is_listing=True)
 """What a data section without `source` has: enough for predictions."""
 
 GivenData = str | Dataset | None
@@ -130,13 +132,20 @@ MAX_LISTED_ERRORS = 8
 SKIP_HELP = "`on_bad_picture = skip` in the data section skips such pictures"
 
 
-def load(chosen: Any, given: GivenData, skip_bad_pictures: bool = False) -> Dataset:
+def load(
+    chosen: Any,
+    given: GivenData,
+    skip_bad_pictures: bool = False,
+    communicator: Communicator = ONE_RANK,
+) -> Dataset:
     """The dataset of a chosen source, or `given` itself if it is a dataset. Raises NetError,
-    listing them, if the headers of files are not those of pictures, unless bad ones are skipped."""
+    listing them, if the headers of files are not those of pictures, unless bad ones are skipped.
+    All ranks of `communicator` call it together."""
     if isinstance(given, Dataset):
         return given
     data_folder = find_data_folder(given)
-    dataset: Dataset = chosen.record.load(data_folder, **chosen.arguments)
+    read = partial(chosen.record.load, data_folder, **chosen.arguments)
+    dataset = load_once_per_host(communicator, read, chosen.record.is_listing)
     if dataset.bad_pictures and not skip_bad_pictures:
         raise combine_bad_pictures(dataset.bad_pictures)
     return dataset.skip_bad_pictures() if skip_bad_pictures else dataset

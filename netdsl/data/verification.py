@@ -111,7 +111,8 @@ class _VerifiedPictures:
             self._stamps[name] = stamp
 
     def save(self) -> None:
-        IMAGE_CACHE.store(self._key, json.dumps(self._stamps).encode())
+        """Keeps what another rank has saved in the meantime."""
+        IMAGE_CACHE.store(self._key, json.dumps(self._load() | self._stamps).encode())
 
 
 def _is_stamp(value: object) -> bool:

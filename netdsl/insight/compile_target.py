@@ -10,7 +10,7 @@ from netdsl.language.program import Program
 from netdsl.passes import pass_manager
 from netdsl.passes.batch_norm_folding import FoldedGraph
 from netdsl.passes.pass_manager import Pass
-from netdsl.training.checks import check_loss
+from netdsl.training.checks import check_division, check_loss
 from netdsl.training.recipe.recipe import Recipe, default_recipe, resolve_recipe
 from netdsl.training.step.compile import compile_step
 from netdsl.training.step.graphs import training_graph
@@ -20,13 +20,15 @@ from netdsl.types import Graph
 @dataclass(frozen=True)
 class CompileTarget:
     """What to compile: a net for inference or as a training step, at a batch size, optionally
-    shrunk. `name` is the net's, or for training a recipe's."""
+    shrunk. `name` is the net's, or for training a recipe's. Of a training step, `ranks` may divide
+    the batch."""
 
     name: str | None = None
     training: bool = False
     batch: int | None = None
     forward_passes: tuple[Pass, ...] = pass_manager.FORWARD_PASSES
     shrink: ShrinkSettings | None = None
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def prepare_target(
         recipe_name, network, recipe = elaborate_for_training(program, target)
         step = compile_step(network, recipe, watch, target.forward_passes)
         title = f"{network.name}, training by {recipe_name}, batch {network.batch}"
+        if target.ranks > 1:
+            title += f" on each of {target.ranks:,} ranks"
         return PreparedGraph(title, network, step)
     network = _elaborate_for_inference(program, target)
     folded = pass_manager.prepare_inference(network.graph, watch, target.forward_passes)
@@ -77,15 +81,23 @@ def elaborate_for_training(program: Program, target: CompileTarget) -> tuple[str
             program.resolve_net_name(target.name),
             default_recipe(program.resolve_net_name(target.name)),
         )
-        settings = Settings(batch=target.batch or 1, training=True, shrink=target.shrink)
+        batch = _divide(target.batch or target.ranks, target.ranks)
+        settings = Settings(batch, training=True, shrink=target.shrink, ranks=target.ranks)
         network = elaborate(program, net, settings)
     else:
-        settings = recipe.settings(True, target.batch)
+        batch = recipe.data.batch if target.batch is None else target.batch
+        settings = recipe.settings(True, _divide(batch, target.ranks), target.ranks)
         if target.shrink is not None:
             settings = replace(settings, shrink=target.shrink)
         network = elaborate(program, recipe.net, settings)
     check_loss(network, recipe)
     return recipe_name, network, recipe
+
+
+def _divide(batch: int, ranks: int) -> int:
+    """The images of each rank. Raises NetError if the ranks cannot divide the batch equally."""
+    check_division(batch, ranks)
+    return batch // ranks
 
 
 def find_recipe(program: Program, name: str | None) -> tuple[str, Recipe | None]:

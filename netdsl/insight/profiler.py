@@ -258,9 +258,7 @@ class _KernelAttribution:
     def make_timed_kernel(self, kernel: Kernel, seconds: float, thunk: Thunk) -> TimedKernel:
         work = count_kernel_work(self.graph, kernel)
         name = self._find_main_node(kernel)
-        measurement = Measurement(
-            seconds, work.flops, work.bytes, work.min_seconds(self.ceilings)
-        )
+        measurement = Measurement(seconds, work.flops, work.bytes, work.min_seconds(self.ceilings))
         return TimedKernel(
             name,
             find_kernel_label(self.graph, kernel),

@@ -17,10 +17,12 @@ from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITIALISERS
 from netdsl.signature import REQUIRED, Param, Signature
 from netdsl.training.metrics.table import METRICS, Metric
+from netdsl.training.recipe.intervals import INTERVALS
 from netdsl.training.recipe.lints import LINTS
 from netdsl.training.recipe.losses import LOSSES
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import LOW_PRECISIONS, PRECISIONS
+from netdsl.training.recipe.rate_rules import RATE_RULES
 from netdsl.training.recipe.recipe import SIGNATURE as TRAIN
 from netdsl.training.recipe.schedules import SCHEDULES
 from netdsl.values import format_value
@@ -155,6 +157,8 @@ def sections_table() -> str:
         ("Losses", LOSSES),
         ("Optimizers", OPTIMIZERS),
         ("Schedules", SCHEDULES),
+        ("Rate rules", RATE_RULES),
+        ("Intervals", INTERVALS),
         ("Precisions", PRECISIONS),
         ("16-bit types", LOW_PRECISIONS),
     )

@@ -53,6 +53,15 @@ class Interconnect:
     node_latency: float = NODE_LATENCY
     network_latency: float = NETWORK_LATENCY
 
+    def as_json(self) -> dict[str, float]:
+        return {
+            "gpus_per_node": self.per_node,
+            "gbytes_in_node": self.node_bandwidth / 1e9,
+            "gbytes_between_nodes": self.network_bandwidth / 1e9,
+            "us_in_node": 1e6 * self.node_latency,
+            "us_between_nodes": 1e6 * self.network_latency,
+        }
+
     def gpus_in_node(self, gpus: int) -> int:
         return min(gpus, self.per_node)
 
@@ -83,8 +92,8 @@ class ReadyGradient:
 
 @dataclass(frozen=True)
 class GradientBucket:
-    """Gradients that are reduced together: how many, the weight of the last one, their bytes, and
-    when all of them are ready, in seconds from the start of the update."""
+    """Gradients that are reduced together: how many, the weight of the one that is ready last,
+    their bytes, and when all of them are ready, in seconds from the start of the update."""
 
     count: int
     last_weight: str
@@ -95,7 +104,8 @@ class GradientBucket:
 @dataclass(frozen=True)
 class StepTimeline:
     """An update on one GPU: `batches` times forward and backward of `images`, which take
-    `batch_seconds` each, then the update of the weights. `gradients` are in order of readiness."""
+    `batch_seconds` each, then the update of the weights. `gradients` are in the order in which they
+    fill buckets."""
 
     images: int
     batch_seconds: float
@@ -150,7 +160,7 @@ class StepTimeline:
 
 
 def _join_gradients(gradients: Sequence[ReadyGradient], start: float) -> GradientBucket:
-    last = gradients[-1]
+    last = max(gradients, key=lambda g: g.ready)
     size = sum(g.size for g in gradients)
     return GradientBucket(len(gradients), last.weight, size, start + last.ready)
 

@@ -27,13 +27,13 @@ def predict_timeline(
     for kernel in plan.kernels:
         clock += count_kernel_work(plan.graph, kernel).min_seconds(ceilings)
         written |= dict.fromkeys(kernel.outputs, clock)
-    gradients = sorted(_find_gradients(plan, written, clock), key=lambda g: g.ready)
+    gradients = tuple(_find_gradients(plan, written, clock))
     update = _count_update_bytes(training_graph(network, recipe), plan.graph)
     return StepTimeline(
         network.batch,
         clock,
         (update + sum(g.size for g in gradients)) / ceilings.bandwidth,
-        tuple(gradients),
+        gradients,
         recipe.accumulate,
     )
 

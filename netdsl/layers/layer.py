@@ -108,12 +108,9 @@ class Site:
         """Whether training must not update a buffer of this layer."""
         return matches_any_glob(f"{self.path}.{name}", self.frozen_globs)
 
-    def mean_over_ranks(self, x: Node, bucket: int = 0) -> Node:
-        """Emits the mean over all ranks; with a `bucket`, it is reduced together with others."""
-        if self.ranks == 1:
-            return x
-        total = self.b.all_reduce(x, bucket=bucket)
-        return self.b.mul(total, self.b.const(1 / self.ranks))
+    def mean_over_ranks(self, x: Node) -> Node:
+        """Emits the mean over all ranks, which the following layers wait for."""
+        return self.b.mul(self.b.all_reduce(x, bucket=0), self.b.const(1 / self.ranks))
 
     def update(self, state: Node, value: Node) -> None:
         """Makes `value` replace `state` at the end of a training step."""

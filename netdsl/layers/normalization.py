@@ -60,14 +60,14 @@ def _batch_moments(
             help="use a larger batch, or `layernorm`, which does not depend on the batch",
         )
     m = b.moments(x, axes=axes)
-    if sync and site.ranks > 1:
-        m = _merge_moments(site, m)
-        average = m
-    else:
-        average = site.mean_over_ranks(m, LAST_BUCKET)
-    unbiased = (1.0, count / (count - 1))
+    total, share = m, 1.0
+    if site.ranks > 1 and sync:
+        total = m = _merge_moments(site, m)
+    elif site.ranks > 1:
+        total, share = b.all_reduce(m, bucket=LAST_BUCKET), 1 / site.ranks
+    unbiased = (share, share * count / (count - 1))
     for i, (state, factor) in enumerate(zip(states, unbiased, strict=True)):
-        value = b.mul(extract_row(b, average, i), b.const(factor))
+        value = b.mul(extract_row(b, total, i), b.const(factor))
         site.update(state, b.ema(state, value, decay=1 - momentum))
     return m
 

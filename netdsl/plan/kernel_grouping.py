@@ -30,6 +30,9 @@ class KernelGroup:
     reads: set[str] = field(default_factory=set)
 
 
+_BUCKET_DEPTH = 1_000_000
+"""Depth of the collectives of buckets: no kernel computes both an operand of one, however late, and
+something that reads its results."""
 _KERNEL_KINDS: dict[str, KernelKind] = {
     "elementwise": "map",
     "reduce": "map",
@@ -64,6 +67,8 @@ class KernelGrouping:
         body = self.bodies.build([sink])
         fusable = self._find_fusable_reads(sink, body)
         depth = max((self._find_depth(b) + (b not in fusable) for b in body.bases), default=0)
+        if self.flow.nodes[sink].attrs.get("bucket"):
+            depth = max(depth, _BUCKET_DEPTH)
         near = sorted(b for b in fusable if self._find_depth(b) == depth)
         hosts = {id(self.group_by_sink[b]): self.group_by_sink[b] for b in near}
         host = self._find_host(list(hosts.values()), sink, body)

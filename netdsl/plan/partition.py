@@ -8,6 +8,7 @@ kernel, unless storing it moves fewer bytes.
 from __future__ import annotations
 
 from netdsl.ops import OPS
+from netdsl.plan.collectives import merge_buckets
 from netdsl.plan.dataflow import DataflowGraph
 from netdsl.plan.fusion import FusionOptions, is_cheap
 from netdsl.plan.kernel import Kernel
@@ -26,7 +27,7 @@ def partition_kernels(flow: DataflowGraph, fusion: FusionOptions) -> tuple[Kerne
     Every value that an output, an update or another kernel needs is written by exactly one kernel.
     """
     if not fusion.can_fuse_maps:
-        return tuple(_make_single_node_kernel(flow, name) for name in flow.edges)
+        return merge_buckets(flow, [_make_single_node_kernel(flow, name) for name in flow.edges])
     return _Partitioner(flow, fusion).make_kernels()
 
 
@@ -138,7 +139,9 @@ class _Partitioner:
                 found.append(self._make_kernel(g, body, outputs))
         place = self.flow.position
         found.sort(key=lambda k: max(place[o] for o in k.outputs))
+        found = list(merge_buckets(self.flow, found))
         batches = {
+            **self._find_bucket_operands(found),
             "early": [k for k in found if self._is_early(k)],
             "totals": self._find_totals(found) if self.fusion.can_batch_totals else [],
             "updates": self._find_late_updates(found) if self.fusion.can_batch_updates else [],
@@ -186,6 +189,25 @@ class _Partitioner:
         before = {j for i in totals for j in dag.predecessors(i)}
         waited_for = find_reachable(dag.reverse(copy=False), before)
         return [kernels[i] for i in sorted(totals - waited_for)]
+
+    def _find_bucket_operands(self, kernels: list[Kernel]) -> dict[str, list[Kernel]]:
+        """Returns for each bucket the maps that compute its operands and nothing else, such as
+        casts of gradients."""
+        if not self.fusion.can_batch_updates:
+            return {}
+        readers: dict[str, set[str]] = {}
+        for k in kernels:
+            for name in k.inputs:
+                readers.setdefault(self.flow.base[name], set()).add(k.name)
+        found: dict[str, list[Kernel]] = {}
+        buckets = {k.name for k in kernels if k.kind == "collective" and len(k.outputs) > 1}
+        for k in kernels:
+            read_by = {r for o in k.outputs for r in readers.get(o, ())}
+            has_reduction = any(self.flow.op_kind(n) == "reduce" for n in k.nodes)
+            is_plain_map = k.kind == "map" and not self.flow.roots.intersection(k.outputs)
+            if is_plain_map and not has_reduction and len(read_by) == 1 and read_by <= buckets:
+                found.setdefault(f"operands of {read_by.pop()}", []).append(k)
+        return found
 
     def _find_late_updates(self, kernels: list[Kernel]) -> list[Kernel]:
         """Returns the updates that nothing else depends on."""

@@ -11,7 +11,7 @@ import networkx as nx
 from netdsl.ir.garbage_collection import pause_garbage_collection
 from netdsl.ops import OPS
 from netdsl.plan.arena_allocator import compute_peak_bytes, pack_allocations
-from netdsl.plan.collectives import find_waits, merge_buckets
+from netdsl.plan.collectives import find_waits
 from netdsl.plan.dataflow import DataflowGraph
 from netdsl.plan.fusion import FusionOptions
 from netdsl.plan.kernel import Kernel
@@ -90,7 +90,7 @@ class Plan:
 def make_plan(graph: Graph, fusion: FusionOptions) -> Plan:
     """Partitions, schedules and places a graph for a backend that offers `fusion`."""
     flow = DataflowGraph(insert_copies(graph))
-    kernels = merge_buckets(flow, partition_kernels(flow, fusion))
+    kernels = partition_kernels(flow, fusion)
     in_place_updates = find_in_place_updates(flow, kernels)
     order, waiting = schedule_kernels(flow, kernels, in_place_updates)
     in_place_updates = {s: v for s, v in in_place_updates.items() if s not in waiting}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from netdsl.ranks.activity import Activity
 
 Buffer = NDArray[np.generic]
 
@@ -24,6 +28,8 @@ class Communicator(ABC):
     rank: int
     hosts: tuple[str, ...]
     """The host of each rank."""
+    activity: Activity
+    """What this rank does, for the watchdog."""
 
     @property
     def size(self) -> int:
@@ -38,6 +44,11 @@ class Communicator(ABC):
     def is_root(self) -> bool:
         """Whether this is rank 0, which alone writes and prints."""
         return self.rank == 0
+
+    @property
+    def is_first_on_host(self) -> bool:
+        """Whether this is the first rank of its host."""
+        return self.hosts.index(self.hosts[self.rank]) == self.rank
 
     @abstractmethod
     def start_all_reduce(self, arrays: Sequence[Buffer]) -> Future[None]:
@@ -75,7 +86,10 @@ class OneRank(Communicator):
     """A run of a single process."""
 
     rank = 0
-    hosts = (socket.gethostname(),)
+
+    def __init__(self) -> None:
+        self.hosts = (socket.gethostname(),)
+        self.activity = Activity()
 
     def start_all_reduce(self, arrays: Sequence[Buffer]) -> Future[None]:
         done: Future[None] = Future()
@@ -93,3 +107,8 @@ class OneRank(Communicator):
 
 
 ONE_RANK = OneRank()
+
+
+def share_path(communicator: Communicator, make: Callable[[], Path]) -> Path:
+    """Returns the path that `make` returns on rank 0, where alone it is called."""
+    return Path(os.fsdecode(communicator.share(lambda: os.fsencode(make()))))

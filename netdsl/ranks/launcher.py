@@ -16,10 +16,11 @@ class Launcher:
     size_variable: str
 
 
+OPEN_MPI_LAUNCHER, SLURM_LAUNCHER = "Open MPI's mpirun", "srun"
 LAUNCHERS = (
-    Launcher("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    Launcher(OPEN_MPI_LAUNCHER, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     Launcher("MPICH's mpiexec", "PMI_RANK", "PMI_SIZE"),
-    Launcher("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    Launcher(SLURM_LAUNCHER, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
 """The first whose variables are both set has started the process. In a batch script itself, Slurm
 sets no variable of a step."""

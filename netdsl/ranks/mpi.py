@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from netdsl.ranks.activity import Activity
 from netdsl.ranks.communicator import Buffer, Communicator
 
 T = TypeVar("T")
@@ -25,7 +26,8 @@ class CollectiveThread:
     while others compute. It is a daemon: a rank that must end does not wait for the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, activity: Activity) -> None:
+        self._activity = activity
         self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
         threading.Thread(target=self._run, name="collectives", daemon=True).start()
 
@@ -38,7 +40,9 @@ class CollectiveThread:
         while True:
             call, done = self._calls.get()
             try:
-                done.set_result(call())
+                with self._activity.collective():
+                    result = call()
+                done.set_result(result)
             except BaseException as e:
                 done.set_exception(e)
 
@@ -48,7 +52,8 @@ class MpiCommunicator(Communicator):
 
     def __init__(self, mpi: Any) -> None:
         self._mpi, self._world = mpi, mpi.COMM_WORLD
-        self._thread = CollectiveThread()
+        self.activity = Activity()
+        self._thread = CollectiveThread(self.activity)
         self.rank = int(self._world.Get_rank())
         self.hosts = ("",) * int(self._world.Get_size())
         names = self.all_gather(socket.gethostname().encode())
@@ -97,3 +102,24 @@ class MpiCommunicator(Communicator):
 
     def broadcast_array(self, array: Buffer) -> None:
         self._thread.submit(lambda: self._world.Bcast(array)).result()
+
+
+class MpiMailbox:
+    """Messages between the ranks on a communicator of their own, which no collective uses."""
+
+    def __init__(self, mpi: Any) -> None:
+        self._mpi, self._world = mpi, mpi.COMM_WORLD.Dup()
+        self._pending: list[tuple[Any, bytes]] = []
+        """Messages that are being sent, which must stay in memory until then."""
+
+    def send(self, rank: int, data: bytes) -> None:
+        self._pending = [(request, kept) for request, kept in self._pending if not request.Test()]
+        self._pending.append((self._world.Isend([data, self._mpi.BYTE], dest=rank), data))
+
+    def receive(self) -> tuple[int, bytes] | None:
+        status = self._mpi.Status()
+        if not self._world.Iprobe(status=status):
+            return None
+        source, content = status.Get_source(), bytearray(status.Get_count(self._mpi.BYTE))
+        self._world.Recv([content, self._mpi.BYTE], source=source)
+        return source, bytes(content)

@@ -76,15 +76,15 @@ def _check_stage(program: Program, recipe: Recipe, network: Network, budget: Bud
     match_states(network.graph.states, shapes, (), origin, recipe.spans.get("after"))
 
 
-def check_division(data: DataConfig, ranks: int) -> None:
+def check_division(batch: int, ranks: int, span: Span | None = None) -> None:
     """Raises NetError if a batch cannot be divided equally among the ranks."""
-    if data.batch % ranks == 0:
+    if batch % ranks == 0:
         return
-    lower = data.batch - data.batch % ranks
+    lower = batch - batch % ranks
     near = f"`batch = {lower + ranks}`" if not lower else f"`batch = {lower}` or {lower + ranks}"
     raise fail(
-        f"a batch of {data.batch:,} images cannot be divided equally among {ranks:,} ranks",
-        data.spans.get("batch"),
+        f"a batch of {batch:,} images cannot be divided equally among {ranks:,} ranks",
+        span,
         help=f"`batch` is the number of images of all ranks together: set {near}",
     )
 

@@ -161,7 +161,7 @@ class Job:
 def elaborate_networks(program: Program, recipe: Recipe, ranks: int = 1) -> tuple[Network, Network]:
     """Elaborates the net for training by each of `ranks` and for evaluation. Raises NetError if it
     does not have exactly one image input, or if the ranks cannot share a batch equally."""
-    check_division(recipe.data, ranks)
+    check_division(recipe.data.batch, ranks, recipe.data.spans.get("batch"))
     network = elaborate(program, recipe.net, recipe.settings(training=True, ranks=ranks))
     batch = evaluation_batch(network, recipe.data)
     settings = recipe.settings(training=False, batch=batch)

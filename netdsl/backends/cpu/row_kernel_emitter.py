@@ -87,7 +87,8 @@ class _RowKernelEmitter:
             return self._convert_condition(v, e, load_leaf(v, e))
         if isinstance(e, LinearIndex):
             rank = self.emit_expr(v, e.args[0], load_leaf, emitted)
-            return self.f.b.add(self._first_of_rank(v, rank), self.element_index(v))
+            first = self.f.b.add(self._first_of_rank(rank), self.element_index())
+            return self.f.b.add(v.splat(first), v.lane_indices(I64))
         lanes = Float64Scalar(self.f) if e.dtype == "float64" else v
         if isinstance(e, Constant):
             return _emit_constant(lanes, e)
@@ -104,14 +105,14 @@ class _RowKernelEmitter:
             return self.f.b.icmp_unsigned("!=", found, ir.Constant(found.type, None))
         return found
 
-    def _first_of_rank(self, v: Lanes, rank: Value) -> Value:
-        """In all lanes, how many elements the ranks before this one have."""
+    def _first_of_rank(self, rank: Value) -> Value:
+        """How many elements the ranks before this one have."""
         b = self.f.b
         first = b.sext(b.extract_element(rank, ir.Constant(I32, 0)), I64)
-        return v.splat(b.mul(first, self.args.elements))
+        return b.mul(first, self.args.elements)
 
-    def element_index(self, v: Lanes) -> Value:
-        """The indices of elements in what this rank has."""
+    def element_index(self) -> Value:
+        """The index of the first lane's element in what this rank has."""
         raise NotImplementedError
 
 
@@ -388,10 +389,8 @@ class RowsEmitter(_RowKernelEmitter):
             step = self.refs[id(p)].inner
             v.scatter(value, b.add(start, b.mul(self.j, step)), step, kind)
 
-    def element_index(self, v: Lanes) -> Value:
-        b = self.f.b
-        first = b.add(b.mul(self.row, self.args.run), self.j)
-        return b.add(v.splat(first), v.lane_indices(I64))
+    def element_index(self) -> Value:
+        return self.f.b.add(self.f.b.mul(self.row, self.args.run), self.j)
 
 
 class PrepareEmitter(_RowKernelEmitter):
@@ -448,5 +447,5 @@ class PrepareEmitter(_RowKernelEmitter):
             return v.load(b.add(spot.address, b.mul(self.j, const_i64(DTYPE_BYTES[p.dtype]))), kind)
         return v.gather(b.add(spot.address, b.mul(self.j, spot.inner)), spot.inner, kind)
 
-    def element_index(self, v: Lanes) -> Value:
-        return self.f.b.add(v.splat(self.j), v.lane_indices(I64))
+    def element_index(self) -> Value:
+        return self.j

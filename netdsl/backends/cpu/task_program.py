@@ -6,7 +6,6 @@ own. The tasks of a stage do not wait for each other.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby, pairwise
@@ -16,6 +15,7 @@ import numpy as np
 from netdsl.backends.cpu.record import pack_records
 from netdsl.backends.cpu.thread_pool import TaskEntry, TaskStage, ThreadPool
 from netdsl.environment import read_integer
+from netdsl.ranks.cores import count_cores
 from netdsl.types import Array
 
 Task = tuple[int, ...]
@@ -33,10 +33,9 @@ _MAX_MERGED = 16
 
 @cache
 def thread_count() -> int:
-    """How many threads kernels run on: NETDSL_THREADS, else one a core that is ours. Raises
-    NetError where that is no such number."""
-    get_affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(get_affinity(0)) if get_affinity else os.cpu_count() or 1
+    """How many threads kernels run on: NETDSL_THREADS, else one a core that is ours, of which ranks
+    on a host get equal parts. Raises NetError where that is no such number."""
+    cores = count_cores()
     max_threads = max(MAX_THREADS, _MAX_THREADS_PER_CORE * cores)
     return read_integer("NETDSL_THREADS", max_threads, "number of threads") or cores
 

@@ -55,6 +55,8 @@ def explain_choices(plan: Plan, multiprocessors: int) -> tuple[CandidateChoice[A
 
 
 def _explain_choice(plan: Plan, kernel: Kernel, multiprocessors: int) -> CandidateChoice[Any, Any]:
+    if kernel.kind == "collective":
+        return CandidateChoice(assessments=(Assessment("NCCL all_reduce"),))
     if kernel.kind != "anchor":
         return choose((_GENERATED,), _CudaProblem(plan, kernel, multiprocessors), "bytes")
     found = place_splits(plan, kernel, multiprocessors)

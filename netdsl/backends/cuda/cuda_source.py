@@ -12,6 +12,7 @@ from netdsl.backends.cuda.anchor_binder import (
 )
 from netdsl.backends.cuda.cuda_launch import CudaLaunch
 from netdsl.backends.cuda.kernel_generator import generate_launches
+from netdsl.backends.cuda.nccl_collective import copy_launches, place_values
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.source_listing import CalledFunction, format_listing
 from netdsl.lower.index_terms import UnsupportedKernelError
@@ -32,9 +33,21 @@ def generate_cuda_source(plan: Plan, multiprocessors: int) -> str:
             return tuple(
                 code for placed in found for code in _product_functions(placed, multiprocessors)
             )
+        if kernel.kind == "collective":
+            return tuple(_collective_functions(plan, kernel, multiprocessors))
         return tuple(map(_called_function, generate_launches(plan, kernel, multiprocessors) or ()))
 
     return format_listing(plan, called_functions, "//", PRELUDE)
+
+
+def _collective_functions(
+    plan: Plan, kernel: Kernel, multiprocessors: int
+) -> Iterator[CalledFunction]:
+    """Yields the call of NCCL, with the copies around it."""
+    values = place_values(plan, kernel)
+    yield from map(_called_function, copy_launches(values.load, multiprocessors))
+    yield CalledFunction("NCCL", note=f"all_reduce of {len(values.buffers)} values in place")
+    yield from map(_called_function, copy_launches(values.store, multiprocessors))
 
 
 def _product_functions(placed: PlacedSplit, multiprocessors: int) -> Iterator[CalledFunction]:

@@ -69,6 +69,11 @@ def _is_dense(layout: Layout) -> bool:
     return True
 
 
+def copy_launches(copies: Sequence[Copy], multiprocessors: int) -> tuple[CudaLaunch, ...]:
+    """Returns the launches that make the copies before or after a reduction."""
+    return batch_launches([trace_copy(*copy) for copy in copies], multiprocessors)
+
+
 def bind_nccl_collective(
     device: Device,
     nccl: NcclCommunicator | None,
@@ -79,8 +84,7 @@ def bind_nccl_collective(
     """Binds the reduction of a bucket's values, over one rank only without `nccl`."""
 
     def bind_copies(copies: Sequence[Copy]) -> list[Thunk]:
-        traced = [trace_copy(source, target) for source, target in copies]
-        launches = batch_launches(traced, device.multiprocessors)
+        launches = copy_launches(copies, device.multiprocessors)
         return [bind_launch(launch, memory) for launch in launches]
 
     load, store = bind_copies(values.load), bind_copies(values.store)

@@ -39,7 +39,7 @@ class NcclCommunicator:
         self.has_nvls = _set_nvls(deterministic)
         self._nccl = nccl
         identity = communicator.share(nccl.get_unique_id)
-        self._ranks = nccl.NcclCommunicator(communicator.size, identity, communicator.rank)
+        self._ranks = _connect(nccl, communicator, identity)
         self.stream = cuda.Stream(non_blocking=True, priority=_HIGH_PRIORITY)
         self._types = {
             "float16": nccl.NCCL_FLOAT16,
@@ -59,6 +59,16 @@ class NcclCommunicator:
                 b.address, b.address, b.count, self._types[b.dtype], nccl.NCCL_SUM, stream
             )
         nccl.groupEnd()
+
+
+def _connect(nccl: Any, communicator: Communicator, identity: bytes) -> Any:
+    try:
+        return nccl.NcclCommunicator(communicator.size, identity, communicator.rank)
+    except nccl.NcclError as e:
+        raise fail(
+            f"NCCL cannot connect the ranks: {e}",
+            help="`NCCL_DEBUG=INFO` shows why, and NCCL_SOCKET_IFNAME chooses a network",
+        ) from None
 
 
 def _set_nvls(deterministic: bool) -> bool:

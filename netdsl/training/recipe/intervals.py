@@ -98,10 +98,10 @@ def is_due(chosen: BoundCall, last: Mark, now: Mark) -> bool:
     return due
 
 
-def count_epochs_due(chosen: BoundCall, epochs: int) -> int | None:
-    """How many epochs of a run are validated, the first and the last one included; None where the
-    recipe alone does not say."""
+def count_validations(chosen: BoundCall, epochs: int) -> int:
+    """How many epochs of a run are validated, with the first and the last one; at most all, where
+    the recipe alone does not say."""
     if chosen.name != "epochs":
-        return None
+        return epochs
     every = chosen.arguments["count"]
     return len({1, epochs, *range(every, epochs, every)})

@@ -19,6 +19,7 @@ from netdsl.ops import OPS
 from netdsl.signature import BoundCall
 from netdsl.training.metrics.table import METRIC_NAMES
 from netdsl.training.recipe.best import choose_direction
+from netdsl.training.recipe.intervals import count_validations
 from netdsl.training.recipe.lint import Finding, Review, Subject
 from netdsl.training.recipe.score_layers import (
     PASSING_OPS,
@@ -301,10 +302,11 @@ def find_late_step(subject: Subject) -> Iterator[Finding]:
         )
         yield Finding(message, schedule.span, "set every step below `epochs`, or remove it")
     # needs one epoch to compare with, `patience` + 1 without improvement, one at the new rate
-    if schedule.name == "plateau" and epochs < schedule.arguments["patience"] + 3:
-        waits = schedule.arguments["patience"]
-        message = f"`plateau` waits for more than {waits} epochs, but the run has {epochs}"
-        help = f"set a smaller `patience`, or at least {waits + 3} epochs"
+    judged = count_validations(subject.recipe.validate_every, epochs)
+    if schedule.name == "plateau" and judged < schedule.arguments["patience"] + 3:
+        waits, which = schedule.arguments["patience"], "validated " * (judged < epochs)
+        message = f"`plateau` waits for more than {waits} {which}epochs, but the run has {judged}"
+        help = f"set a smaller `patience`, or at least {waits + 3} {which}epochs"
         yield Finding(message, schedule.span, help)
 
 
@@ -326,11 +328,12 @@ def find_early_step(subject: Subject) -> Iterator[Finding]:
 def find_long_warmup(subject: Subject) -> Iterator[Finding]:
     if subject.recipe is None:
         return
-    schedule, epochs = subject.recipe.schedule, subject.recipe.epochs
-    warmup = schedule.arguments.get("warmup", 0.0)
-    if warmup >= epochs:
-        message = f"the warm-up takes {format_value(warmup)} epochs, but the run has {epochs}"
-        yield Finding(message, schedule.span, "set `warmup` to the first few epochs of the run")
+    epochs = subject.recipe.epochs
+    for chosen in filter(None, (subject.recipe.schedule, subject.recipe.lr_rule)):
+        warmup = chosen.arguments.get("warmup", 0.0)
+        if warmup >= epochs:
+            message = f"the warm-up takes {format_value(warmup)} epochs, but the run has {epochs}"
+            yield Finding(message, chosen.span, "set `warmup` to the first few epochs of the run")
 
 
 def find_large_cutout(subject: Subject) -> Iterator[Finding]:

@@ -42,6 +42,7 @@ from netdsl.training.recipe.lint_value_rules import (
     find_extreme_rate,
     find_idle_pool,
     find_large_momentum,
+    find_long_interval,
     find_long_patience,
     find_part_as_data,
     find_product_for_size,
@@ -51,6 +52,7 @@ from netdsl.training.recipe.lint_value_rules import (
     find_small_ema,
     find_small_validation,
     find_source_as_name,
+    find_sudden_rate,
 )
 from netdsl.training.recipe.recipe import resolve_recipe, stage_names
 from netdsl.training.recipe.word_rules import find_unknown_word
@@ -437,6 +439,20 @@ LINTS: dict[str, Lint] = {
             _per_subject(find_long_patience),
             _trained("patience = 20, epochs = 20"),
             _trained("patience = 5, epochs = 20"),
+        ),
+        Lint(
+            "long-interval",
+            "`validate_every` or `save_every` is as long as the run, or longer",
+            _per_subject(find_long_interval),
+            _trained("validate_every = 20, epochs = 20"),
+            _trained("validate_every = 5, epochs = 20"),
+        ),
+        Lint(
+            "sudden-rate",
+            "`lr_rule` multiplies the rate by more than 4 without a warm-up",
+            _per_subject(find_sudden_rate),
+            _trained("lr_rule = linear(8)"),
+            _trained("lr_rule = linear(8, warmup=5)"),
         ),
         Lint(
             "small-ema",

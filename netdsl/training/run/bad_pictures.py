@@ -11,16 +11,25 @@ from netdsl.data.pictures import BadPicture, Pictures
 from netdsl.data.sources import SKIP_HELP
 from netdsl.data.verification import Verification
 from netdsl.errors import NetError, fail
+from netdsl.ranks.communicator import ONE_RANK, Communicator
 from netdsl.text_escaping import escape_line
 from netdsl.training.job import Job
 
 
 class PictureMonitor:
     """Reports the bad pictures that a job skips through `log`; the first `reported` are known
-    already."""
+    already. Each rank of `communicator` finds those in its part, and all of them report together:
+    all know of the same ones afterwards."""
 
-    def __init__(self, job: Job, log: Callable[[str], None], reported: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        log: Callable[[str], None],
+        reported: int,
+        communicator: Communicator = ONE_RANK,
+    ) -> None:
         self.job, self.log, self.reported = job, log, reported
+        self.communicator = communicator
 
     @property
     def are_files(self) -> bool:
@@ -28,10 +37,12 @@ class PictureMonitor:
         return isinstance(self.job.train.images, Pictures)
 
     def verify_in_background(self) -> Verification:
-        """Decodes the validation and test pictures while the first epoch runs."""
+        """Decodes this rank's share of the validation and test pictures while the first epoch
+        runs."""
         test = self.job.dataset.read_test
         parts = [self.job.validation, *([test()] if test is not None and self.are_files else [])]
-        pictures = [x.images for x in parts if isinstance(x.images, Pictures)]
+        share = slice(self.communicator.rank, None, self.communicator.size)
+        pictures = [x.images[share] for x in parts if isinstance(x.images, Pictures)]
         return Verification(pictures, self.job.transform)
 
     def check(self) -> None:
@@ -50,7 +61,10 @@ class PictureMonitor:
             )
 
     def report(self) -> None:
-        """Reports the bad pictures found since the last report."""
+        """Reports the bad pictures found on any rank since the last report."""
+        skipped_pictures = self.job.dataset.skipped_pictures
+        if skipped_pictures is not None and not self.communicator.is_alone:
+            skipped_pictures.share(self.communicator)
         faults = self.job.dataset.picture_errors
         if len(faults) > self.reported:
             self.log("\n".join(format_skipped_pictures(faults)))

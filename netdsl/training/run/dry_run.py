@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from netdsl.data.inventory import Inventory
@@ -10,7 +10,9 @@ from netdsl.globs import matches_glob
 from netdsl.plan.fusion import NO_FUSION, FusionOptions
 from netdsl.training.job import Job
 from netdsl.training.recipe.precision import describe_precision
+from netdsl.training.recipe.rate_rules import full_scale
 from netdsl.training.run.memory import Memory, predict_memory
+from netdsl.training.store.progress import Progress
 from netdsl.training.store.warm_start import load_initial_weights
 
 
@@ -21,6 +23,17 @@ class GlobMatch:
     key: str
     glob: str
     weights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rate of the first update, the largest one, and that of the last update, if the
+    loss never stops falling; `scale` is the factor of the recipe's `lr_rule`."""
+
+    first: float
+    largest: float
+    last: float
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,8 @@ class DryRun:
     """The inventory of the data; None if some are missing."""
     missing_data: str | None = None
     """Which data are missing, if any; the numbers of images and steps are then unknown."""
+    rates: Rates | None = None
+    """None if the number of steps is unknown."""
     class_weights: tuple[tuple[str, dict[str, float]], ...] = ()
     """The losses with class weights, and the weights by class."""
 
@@ -55,6 +70,7 @@ class DryRun:
             "validation": self.validation,
             "steps_per_epoch": self.steps,
             "steps": self.steps * self.epochs,
+            "lr": None if self.rates is None else asdict(self.rates),
             "precision": self.precision,
             "memory": {**self.memory.parts(), "total": self.memory.total},
             "class_weights": [{"loss": n, "weights": w} for n, w in self.class_weights],
@@ -80,10 +96,30 @@ def dry_run(job: Job, fusion: FusionOptions = NO_FUSION) -> DryRun:
         precision=describe_precision(job.recipe.precision),
         memory=predict_memory(job, fusion),
         globs=_match_globs(job),
+        rates=_find_rates(job) if job.steps_per_epoch else None,
         inventory=None if job.missing_data is not None else job.inventory,
         missing_data=job.missing_data,
         class_weights=_name_class_weights(job),
     )
+
+
+_MAX_RATES = 2000
+"""Updates whose rate is computed; the largest is looked for among them."""
+
+
+def _find_rates(job: Job) -> Rates:
+    recipe, steps = job.recipe, job.steps_per_epoch
+
+    def rate(update: int) -> float:
+        epoch, step = divmod(update, steps)
+        progress = Progress(epoch=epoch, seen=step * recipe.images_per_update)
+        return progress.learning_rate(recipe, steps)
+
+    count = steps * recipe.epochs
+    found = [rate(i) for i in (*range(0, count, -(-count // _MAX_RATES)), count - 1)]
+    rule = recipe.lr_rule
+    scale = full_scale(rule, recipe.images_per_update) if rule is not None else 1.0
+    return Rates(found[0], max(found), found[-1], scale)
 
 
 def _name_class_weights(job: Job) -> tuple[tuple[str, dict[str, float]], ...]:

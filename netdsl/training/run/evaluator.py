@@ -18,6 +18,7 @@ from netdsl.training.run.tally import Tally
 from netdsl.training.step.targets import target_inputs
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import inference_states
+from netdsl.training.store.shared_checkpoint import share_checkpoint
 
 
 class ValidationDiverged(Diverged):
@@ -71,7 +72,10 @@ class Evaluator:
     def test(self, path: Path, samples: Samples, on_images: Callable[[int], None]) -> Score:
         """Returns the score of the checkpoint at `path` on the test images. Raises NetError if it
         cannot be read."""
-        best, state = checkpoint.load(path), State(self.state.backend)
+        backend = self.state.backend
+        best = share_checkpoint(backend.communicator, lambda: checkpoint.load(path))
+        assert best is not None
+        state = State(backend)
         state.load(best.states, self.job.evaluation_graph.states, best.origin)
         return self._score("test", self._executor(state), samples, on_images)
 
@@ -104,7 +108,9 @@ class Evaluator:
         return evaluate(executor, self.job.image_input, batches, tally, on_images)
 
     def _batches(self, samples: Samples) -> Iterator[Batch]:
-        return evaluation_batches(samples, self.job.evaluation_network.batch, self.job.transform)
+        job = self.job
+        batch = job.evaluation_network.batch
+        return evaluation_batches(samples, batch, job.transform, job.shard)
 
     def _find_fault(self) -> Fault | None:
         """The first non-finite value of the validation, given that all weights are finite."""

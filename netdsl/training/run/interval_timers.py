@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from netdsl.signature import BoundCall
+from netdsl.training.job import Job
 from netdsl.training.recipe.intervals import Mark, is_due
 from netdsl.training.recipe.recipe import Recipe
 from netdsl.training.store.progress import Progress
@@ -31,10 +34,27 @@ class ValidationTimer:
         self._timer = IntervalTimer(recipe.validate_every, progress.epoch_mark)
 
     def is_due(self, progress: Progress) -> bool:
-        """Whether the epoch whose updates are all made is validated, to be asked once of each."""
-        mark = progress.mark
-        now = Mark(progress.epoch + 1, mark.update, mark.seconds)
-        due = now.epoch == 1 or now.epoch >= self.epochs or self._timer.is_due(now)
-        if due:
-            self._timer.restart(now)
-        return due
+        """Whether the epoch whose updates are all made is to be validated. The clocks of several
+        ranks may disagree: all do what one of them says."""
+        now = _end_of_epoch(progress)
+        return now.epoch == 1 or now.epoch >= self.epochs or self._timer.is_due(now)
+
+    def restart(self, progress: Progress) -> None:
+        """Counts from the end of this epoch, which is validated."""
+        self._timer.restart(_end_of_epoch(progress))
+
+
+def _end_of_epoch(progress: Progress) -> Mark:
+    return replace(progress.mark, epoch=progress.epoch + 1)
+
+
+def explain_short_interval(job: Job) -> tuple[str, ...]:
+    """That epochs are longer than the interval at which they are to be validated, as a line."""
+    chosen, steps = job.recipe.validate_every, job.steps_per_epoch
+    if chosen.name != "steps" or chosen.arguments["count"] >= steps:
+        return ()
+    count = chosen.arguments["count"]
+    return (
+        f"validation comes at the end of an epoch: every {steps:,} steps, not every {count:,} "
+        "(`validate_every`)",
+    )

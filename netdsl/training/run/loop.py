@@ -87,6 +87,7 @@ def train(
 
             score = None
             if evaluator.has_validation and communicator.any(validating.is_due(stepper.progress)):
+                validating.restart(stepper.progress)
                 if pictures.are_files:
                     directory.save_last(stepper.progress)  # validation may meet a damaged picture
                 score = evaluator.validate(on_images("validating", len(job.validation), epoch))
@@ -98,9 +99,10 @@ def train(
             metrics = _epoch_metrics(stepper, evaluator.metrics("val", score)) | timing
             directory.metrics_log.add(metrics)
             stepper.finish_epoch(metrics)
-            is_due = saving.is_due(stepper.progress.mark)
+            is_due = communicator.any(saving.is_due(stepper.progress.mark))
             if is_saved := directory.save_epoch(stepper.progress, is_due):
                 saving.restart(stepper.progress.mark)
+                stepper.signals.clear(SAVE)
             pictures.check()  # it may end the run, so the epoch is saved first
             if callbacks.on_epoch(metrics) is True:
                 if not is_saved:

@@ -11,7 +11,7 @@ from netdsl.data.prefetch import prefetch
 from netdsl.data.samples import Batch
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.training.metrics.table import Score
-from netdsl.training.run.tally import Tally
+from netdsl.training.run.tally import Tally, merge_tallies
 from netdsl.training.step.targets import target_inputs
 from netdsl.types import Array
 
@@ -28,7 +28,7 @@ def evaluate(
 ) -> Score:
     """Adds all samples to the tally, each counted once, and returns its score; calls `on_images`
     after every batch with the number of images so far, padding included. Batches are prefetched in
-    the background."""
+    the background. Of several ranks, each adds its own and all return the score of all images."""
     executor.refresh()
 
     def run(views: Views) -> Mapping[str, Array]:
@@ -88,4 +88,4 @@ def _add_batches(
             on_images(done)
             collect(MAX_STEPS_IN_FLIGHT)
     collect(0)
-    return tally.score()
+    return merge_tallies(backend.communicator, tally).score()

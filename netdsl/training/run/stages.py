@@ -8,6 +8,7 @@ from pathlib import Path
 from netdsl.backends.base import Backend
 from netdsl.data.sources import GivenData
 from netdsl.language.program import Program
+from netdsl.ranks.communicator import ONE_RANK, Communicator, share_path
 from netdsl.training.checks import check_recipe
 from netdsl.training.job import Job, prepare_job, resolve_text
 from netdsl.training.metrics.table import MetricName
@@ -23,6 +24,7 @@ from netdsl.training.store.metrics_log import read_test_metrics
 from netdsl.training.store.progress import load_progress
 from netdsl.training.store.recipe_file import write_recipe
 from netdsl.training.store.resume import load_last
+from netdsl.training.store.shared_checkpoint import share_checkpoint
 
 RunStage = Callable[[Trainer, Path], Result]
 
@@ -44,21 +46,30 @@ def run_stages(
     others resume from their own. `on_phase` is called with each phase of each run. The last recipe
     measures `metrics` besides those that it names."""
     *before, _ = stage_names(program, name)
+    communicator = backend.communicator
+
+    def make_folder() -> Path:
+        """Rank 0 creates the directory of the run."""
+        return out if isinstance(out, Path) else share_path(communicator, out)
+
     if not before or saved is not None:
         for stage in (*before, name):
             check_recipe(program, stage)
         only = Trainer(program, name, backend, data, None, saved, on_phase, metrics)
-        folder = out if isinstance(out, Path) else out()
-        with lock_directories(folder):
+        folder = make_folder()
+        with lock_directories(folder, communicator=communicator):
             return only, run(only, folder)
     on_phase(Phase("reading data"))
-    prepare_stages(program, name, data, metrics)  # report errors in the data of later stages now
+    prepare_stages(
+        program, name, data, metrics, communicator
+    )  # report errors in the data of later stages now
     unjudged_program = without_expectations(program)
-    folder = out if isinstance(out, Path) else out()
+    folder = make_folder()
     text = resolve_text(program, name, data)
     places = {str(stage): folder / str(stage) for stage in before}
-    with lock_directories(folder, *places.values()):
-        write_recipe(folder / "recipe.net", name, text)
+    with lock_directories(folder, *places.values(), communicator=communicator):
+        if communicator.is_root:
+            write_recipe(folder / "recipe.net", name, text)
         start: Checkpoint | None = None
         for stage, place in places.items():
             start = _run_stage(unjudged_program, stage, backend, data, place, run, start, on_phase)
@@ -67,7 +78,11 @@ def run_stages(
 
 
 def prepare_stages(
-    program: Program, name: str | None, data: GivenData, metrics: Sequence[MetricName] = ()
+    program: Program,
+    name: str | None,
+    data: GivenData,
+    metrics: Sequence[MetricName] = (),
+    communicator: Communicator = ONE_RANK,
 ) -> tuple[Job, ...]:
     """The jobs of a recipe, which measures `metrics` besides its own, and of those before it, first
     to last. Raises NetError for all that can
@@ -76,8 +91,12 @@ def prepare_stages(
     for stage in stages:
         check_recipe(program, stage)
     unjudged_program = without_expectations(program)
-    before = (prepare_job(unjudged_program, stage, data) for stage in stages[:-1])
-    return (*before, prepare_job(program, name, data, metrics=metrics))
+    before = (
+        prepare_job(unjudged_program, stage, data, communicator=communicator)
+        for stage in stages[:-1]
+    )
+    last = prepare_job(program, name, data, metrics=metrics, communicator=communicator)
+    return (*before, last)
 
 
 def _run_stage(
@@ -91,9 +110,18 @@ def _run_stage(
     on_phase: OnPhase,
 ) -> Checkpoint:
     """Runs a stage, as far as it is not finished, and returns its best weights."""
-    saved, best = load_last(out), out / f"best{SUFFIX}"
-    over = saved is not None and load_progress(saved).is_finished(resolve_recipe(program, name))
-    if over and best.is_file() and read_test_metrics(out / "metrics.jsonl"):
-        return checkpoint.load(best)
-    run(Trainer(program, name, backend, data, start, saved, on_phase), out)
-    return checkpoint.load(best)
+    communicator, best = backend.communicator, out / f"best{SUFFIX}"
+    saved = share_checkpoint(communicator, lambda: load_last(out))
+    recipe = resolve_recipe(program, name)
+    over = saved is not None and load_progress(saved).is_finished(recipe)
+    if not over or not communicator.share(lambda: _has_results(out)):
+        run(Trainer(program, name, backend, data, start, saved, on_phase), out)
+    found = share_checkpoint(communicator, lambda: checkpoint.load(best))
+    assert found is not None
+    return found
+
+
+def _has_results(out: Path) -> bytes:
+    """A byte if a stage has its best weights and has been tested, else none."""
+    is_tested = bool(read_test_metrics(out / "metrics.jsonl"))
+    return b"1" if is_tested and (out / f"best{SUFFIX}").is_file() else b""

@@ -12,7 +12,7 @@ import numpy as np
 
 from netdsl.backends.base import MAX_STEPS_IN_FLIGHT, Readback
 from netdsl.backends.lazy_batch import materialize
-from netdsl.data.mixing import mix_batches
+from netdsl.data.mixing import Mixer
 from netdsl.data.prefetch import prefetch
 from netdsl.data.samples import Batch, cache_on_device, group_batches, training_batches
 from netdsl.runtime.executor import Executor, Workspace
@@ -73,6 +73,8 @@ class Stepper:
         """The remaining batches of this epoch, in groups of one update each; prefetched in the
         background."""
         s, recipe, data = self.progress, self.job.recipe, self.job.recipe.data
+        classes = len(self.job.dataset.classes)
+        mixer = Mixer(data.mixings, classes, recipe.seed, s.epoch) if data.mixings else None
         batches = training_batches(
             self.train,
             data.batch,
@@ -81,10 +83,9 @@ class Stepper:
             s.seen,
             self.job.augment,
             data.sampling,
+            mixer=mixer,
+            shard=self.job.shard,
         )
-        if data.mixings:
-            classes, first = len(self.job.dataset.classes), s.seen // data.batch
-            batches = mix_batches(batches, data.mixings, classes, recipe.seed, s.epoch, first)
         return prefetch(group_batches(batches, recipe.accumulate))
 
     def prefetch_groups(self) -> Generator[tuple[Batch, ...], None, None]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import reduce
+from itertools import chain
 
 import numpy as np
 
 from netdsl.errors import fail
 from netdsl.ops.loss import predict_classes
-from netdsl.training.metrics.class_counts import count_classes, count_labels, empty_counts
+from netdsl.ranks.array_message import pack_arrays, unpack_arrays
+from netdsl.ranks.communicator import Communicator
+from netdsl.training.metrics.class_counts import (
+    ClassCounts,
+    count_classes,
+    count_labels,
+    empty_counts,
+)
 from netdsl.training.metrics.ranking import rank_scores
 from netdsl.training.metrics.table import Score
 from netdsl.training.recipe.targets import LABEL_THRESHOLD
@@ -96,6 +105,34 @@ class Tally:
             is_known = predicted >= 0
             np.add.at(self.confusion, (labels[is_known], predicted[is_known]), 1)
 
+    def pack(self) -> bytes:
+        """Everything but `on_predictions` as bytes, for `merge`."""
+        arrays = {
+            "sums": np.array(list(self._sums.values()), np.float64),
+            "counts": np.stack(astuple(self._counts)),
+        }
+        if self.confusion is not None:
+            arrays["confusion"] = self.confusion
+        if self._labels:
+            arrays["sizes"] = np.array([len(x) for x in self._labels])
+            arrays["labels"] = np.concatenate(self._labels)
+            arrays["probabilities"] = np.concatenate(self._probabilities)
+        return pack_arrays(arrays)
+
+    def merge(self, parts: Sequence[bytes]) -> Tally:
+        """The tally of all images, if batch k of them was added to the tally k % n of n, given as
+        `parts`."""
+        tallies = [unpack_arrays(part) for part in parts]
+        whole = Tally(self.classes, self.is_multi_label, self.keeps_scores)
+        whole._sums = dict(zip(self._sums, _sum(tallies, "sums").tolist(), strict=True))
+        whole._counts = ClassCounts(*_sum(tallies, "counts"))
+        if self.confusion is not None:
+            whole.confusion = _sum(tallies, "confusion")
+        if self._labels:
+            whole._labels = _interleave(tallies, "labels")
+            whole._probabilities = _interleave(tallies, "probabilities")
+        return whole
+
     def score(self) -> Score:
         """The result. Raises NetError if every image was skipped."""
         n = self._sums["count"]
@@ -111,3 +148,20 @@ class Tally:
         return Score(
             loss, top1, None if self.is_multi_label else top5, int(n), self._counts, ranking
         )
+
+
+def _sum(tallies: Sequence[Mapping[str, Array]], name: str) -> Array:
+    """The sum in the order of the ranks."""
+    return reduce(np.add, (part[name] for part in tallies))
+
+
+def _interleave(tallies: Sequence[Mapping[str, Array]], name: str) -> list[Array]:
+    """The arrays of batches in their order, of which each tally has every n-th."""
+    batches = [np.split(part[name], np.cumsum(part["sizes"])[:-1]) for part in tallies]
+    return list(chain.from_iterable(zip(*batches, strict=True)))
+
+
+def merge_tallies(communicator: Communicator, tally: Tally) -> Tally:
+    """The tally of the images of all ranks, the same on each of them. Their batches are those of
+    `evaluation_batches`."""
+    return tally if communicator.is_alone else tally.merge(communicator.all_gather(tally.pack()))

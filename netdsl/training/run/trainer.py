@@ -9,8 +9,10 @@ from netdsl.backends.base import Backend
 from netdsl.data.pictures import BadPicture
 from netdsl.data.sources import GivenData
 from netdsl.errors import NetError, fail
+from netdsl.interrupt import Stopped
 from netdsl.language.network import Network
 from netdsl.language.program import Program
+from netdsl.ranks.same_start import check_same
 from netdsl.runtime.executor import Workspace
 from netdsl.runtime.state import State
 from netdsl.training.job import prepare_job
@@ -26,6 +28,7 @@ from netdsl.training.run.callbacks import (
     format_end,
 )
 from netdsl.training.run.evaluator import Evaluator, ValidationDiverged
+from netdsl.training.run.interval_timers import explain_short_interval
 from netdsl.training.run.loop import train
 from netdsl.training.run.memory import out_of_memory_error
 from netdsl.training.run.nan_check import Diverged, Fault, divergence_error
@@ -77,6 +80,7 @@ class Trainer:
         self.job = prepare_job(
             program, recipe_name, data, metrics=metrics, communicator=backend.communicator
         )
+        check_same(backend.communicator, {"the training images": self.job.data_fingerprint})
         self.recipe = self.job.recipe
         self.backend = backend.as_deterministic() if self.recipe.deterministic else backend
         self.warm_start: WarmStart | None = None
@@ -144,7 +148,8 @@ class Trainer:
     def opening_lines(self) -> tuple[str, ...]:
         """What the run learns from and starts with, as lines of text."""
         warm_start = self.warm_start.lines() if self.warm_start else ()
-        return (*self.job.inventory.lines(), *warm_start, *self._finished_lines())
+        notes = (*warm_start, *explain_short_interval(self.job))
+        return (*self.job.inventory.lines(), *notes, *self._finished_lines())
 
     def _finished_lines(self) -> tuple[str, ...]:
         """Why a resumed run has nothing left to train, as a line of text."""
@@ -167,9 +172,9 @@ class Trainer:
         log: Callable[[str], None] = lambda words: None,
     ) -> Result:
         """Trains to the end and writes all files of the run to `out`. The callables are those of
-        `Callbacks`. If `should_stop` returns True, saves and raises KeyboardInterrupt. Raises
+        `Callbacks`. If `should_stop` returns True, saves and raises Stopped. Raises
         NetError, naming the layer, if the loss is no longer finite."""
-        if self._is_finished_and_changed:
+        if self._is_finished_and_changed and self.backend.communicator.is_root:
             has_test_set = self.job.dataset.read_test is not None
             check_continues(out, self.progress, self.recipe, has_test_set)
         kind = RunDirectory if self.backend.communicator.is_root else ReplicaDirectory
@@ -189,7 +194,7 @@ class Trainer:
             )
         except StopRequested:
             directory.save_last(self.progress)
-            raise KeyboardInterrupt from None
+            raise Stopped from None
         except ValidationDiverged as e:
             where = f"the validation of epoch {self.progress.epoch + 1}"
             network = self.job.evaluation_network

@@ -89,11 +89,16 @@ def training_graph(network: Network, recipe: Recipe, counter: str | None = None)
     f = build_forward(network, recipe)
     b, learnt = f.b, trainable_weights(network, recipe)
     scale = _loss_scale(f, recipe)
-    gradients = _gradients(f, learnt, scale, network.ranks)
+    gradients = _scaled_gradients(f, learnt, scale)
+    if network.ranks > 1:
+        gradients = sort_by_readiness(b, gradients)
     updates = dict(f.updates)
     if recipe.accumulate > 1:
+        gradients = _unscale(gradients, scale)
         gradients = _mean_gradients(b, gradients, recipe.accumulate, updates)
-    gradients = reduce_gradients(b, gradients, network.ranks)
+        gradients = reduce_gradients(b, gradients, network.ranks)
+    else:  # what unscales them is part of the updates
+        gradients = _unscale(reduce_gradients(b, gradients, network.ranks), scale)
     finite = scale.all_finite(gradients) if scale else None
     if recipe.clip is not None:
         gradients = _clip_gradients(b, gradients, recipe.clip)
@@ -120,7 +125,8 @@ def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
     """One batch whose gradients are only added to the states that the next update reads."""
     f = build_forward(network, recipe)
     scale = _loss_scale(f, recipe)
-    gradients = _gradients(f, trainable_weights(network, recipe), scale, network.ranks)
+    learnt = trainable_weights(network, recipe)
+    gradients = _unscale(_scaled_gradients(f, learnt, scale), scale)
     updates = dict(f.updates)
     results = reduce_results(f.b, f.results, network.ranks)
     if scale:
@@ -135,10 +141,11 @@ def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
 
 @pause_garbage_collection()
 def gradient_graph(network: Network, recipe: Recipe) -> Graph:
-    """A batch whose gradients are outputs, `gradient.NAME` of each weight that is trained; the
-    weights stay as they are."""
+    """A batch whose gradients, as the backward pass gives them and in the order of their readiness,
+    are outputs: `gradient.NAME` of each weight that is trained. The weights stay as they are."""
     f = build_forward(network, recipe)
-    gradients = _gradients(f, trainable_weights(network, recipe), _loss_scale(f, recipe))
+    scale, learnt = _loss_scale(f, recipe), trainable_weights(network, recipe)
+    gradients = sort_by_readiness(f.b, _scaled_gradients(f, learnt, scale))
     outputs = {f"{GRADIENT_PREFIX}{name}": g for name, g in gradients.items()}
     return verify_graph(f.b.build(f.results | outputs, f.updates, f"{network.name}.gradients"))
 
@@ -171,14 +178,16 @@ def _loss_scale(f: Forward, recipe: Recipe) -> LossScale | None:
     return LossScale(f.b, low) if low and has_loss_scale(recipe.precision) else None
 
 
-def _gradients(
-    f: Forward, learnt: Sequence[Node], scale: LossScale | None, ranks: int
+def _scaled_gradients(
+    f: Forward, learnt: Sequence[Node], scale: LossScale | None
 ) -> dict[str, Node]:
-    """The gradients of the unscaled loss, for several ranks in the order of their readiness."""
-    found = grad(f.b, f.loss if scale is None else scale.scale_loss(f.loss), learnt)
-    if ranks > 1:
-        found = sort_by_readiness(f.b, found)
-    return found if scale is None else scale.unscale_gradients(found)
+    """The gradients of the loss, scaled if it is."""
+    return grad(f.b, f.loss if scale is None else scale.scale_loss(f.loss), learnt)
+
+
+def _unscale(gradients: dict[str, Node], scale: LossScale | None) -> dict[str, Node]:
+    """The gradients of the unscaled loss."""
+    return gradients if scale is None else scale.unscale_gradients(gradients)
 
 
 def _rate_scale(name: str, recipe: Recipe) -> float:

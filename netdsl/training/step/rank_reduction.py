@@ -40,9 +40,12 @@ def reduce_results(b: Builder, results: Mapping[str, Node], ranks: int) -> dict[
     """The means of scalars that a step reports, in the last bucket, and what ranks ask for."""
     if ranks == 1:
         return dict(results)
-    with b.at(None, "reduce"):
-        means = {name: mean_over_ranks(b, x, ranks, LAST_BUCKET) for name, x in results.items()}
-        signals = b.input(SIGNAL_VALUES, TensorType((len(SIGNALS),), b.dtype))
+    means = {}
+    for name, x in results.items():
+        with b.at(None, f"reduce.{name}"):
+            means[name] = mean_over_ranks(b, x, ranks, LAST_BUCKET)
+    signals = b.input(SIGNAL_VALUES, TensorType((len(SIGNALS),), b.dtype))
+    with b.at(None, f"reduce.{SIGNAL_VALUES}"):
         return means | {SIGNAL_VALUES: b.all_reduce(signals, bucket=LAST_BUCKET)}
 
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from netdsl.errors import fail
+from netdsl.ranks.communicator import ONE_RANK, Communicator
 
 _LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
@@ -19,15 +20,18 @@ _owned: set[tuple[int, int]] = set()
 
 
 @contextmanager
-def lock_directories(*folders: Path) -> Iterator[None]:
+def lock_directories(*folders: Path, communicator: Communicator = ONE_RANK) -> Iterator[None]:
     """Locks `folders` against other processes for the duration of the block; creates missing ones.
+    Of several ranks, rank 0 does, before the others go on.
 
     Raises NetError if another process holds one. The lock is on the directory itself: it leaves no
     file behind and ends with the process, however that exits. On a file system without such locks,
     no lock is taken. A process may lock a directory again that it already holds."""
     with ExitStack() as locks:
-        for folder in folders:
-            locks.enter_context(_lock_directory(folder))
+        if communicator.is_root:
+            for folder in folders:
+                locks.enter_context(_lock_directory(folder))
+        communicator.share(lambda: b"")
         yield
 
 

@@ -13,6 +13,7 @@ from netdsl.data.revisions import (
     LIMIT,
     ORDER,
     REVISIONS,
+    SKIPPED,
     SPLIT,
     Revisions,
     changes_since,
@@ -56,6 +57,8 @@ def _components(job: Job) -> Iterator[_Component]:
         yield _Component(chosen.name, chosen.record.revisions, chosen.arguments)
     if any(prepare.needs_resize(image) for prepare in (job.augment, job.transform)):
         yield _Component(FIT, REVISIONS[FIT])
+    if image is None and data.is_skipping_bad_pictures:
+        yield _Component(SKIPPED, REVISIONS[SKIPPED])
 
 
 def check_pipeline(saved: Checkpoint, job: Job) -> None:
@@ -87,9 +90,10 @@ def _differences(part: _Component, before: int) -> list[str]:
 
 def _saved_revisions(saved: Checkpoint) -> dict[str, int]:
     """The revisions that a run was started with. A checkpoint without them has the first ones."""
-    found = saved.progress.get(PIPELINE_KEY)
+    found, data = saved.progress.get(PIPELINE_KEY), resolve_recipe(saved.program()).data
     if found is None:
-        data = resolve_recipe(saved.program()).data
         names = (c.name for c in (*data.augment, *data.eval_transform))
-        return dict.fromkeys((*REVISIONS, *names), 1)
-    return dict(found)
+        found = dict.fromkeys((*REVISIONS, *names), 1)
+    if not data.is_skipping_bad_pictures:  # so far it had none
+        return {name: n for name, n in found.items() if name != SKIPPED}
+    return {SKIPPED: 1, **found}  # which was not recorded at first

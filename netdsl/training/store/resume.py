@@ -12,9 +12,10 @@ from netdsl.errors import NetError, fail
 from netdsl.language import syntax as s
 from netdsl.language.override import override
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, build_program, parse_file, reject_read
+from netdsl.language.program import Program, build_program, parse_file, read_text, reject_read
 from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_MESSAGE_CHARACTERS
+from netdsl.ranks.communicator import ONE_RANK, Communicator
 from netdsl.text_escaping import escape_line
 from netdsl.training.recipe.recipe import Recipe, net_name, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import Pin, resolve_file
@@ -23,6 +24,7 @@ from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
 from netdsl.training.store.metrics_log import last_epoch, read_test_metrics
 from netdsl.training.store.progress import Progress
+from netdsl.training.store.shared_checkpoint import share_checkpoint
 from netdsl.types import Node
 
 _MAX_LISTED_RUNS = 5
@@ -52,18 +54,21 @@ class Continuation:
     changes: dict[str, tuple[str, str]]
 
 
-def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
-    """Reads from a run directory how to resume its run, with `--set` applied. Raises NetError if it
-    contains no run, or for a change that a started run does not allow."""
-    saved, text = load_last(out), out / "recipe.net"
-    if saved is None and not text.is_file():
-        raise _missing_run(out)
+def load_continuation(
+    out: Path, settings: Sequence[str] = (), communicator: Communicator = ONE_RANK
+) -> Continuation:
+    """Reads from a run directory, which rank 0 does for all, how to resume its run, with `--set`
+    applied. Raises NetError if it contains no run, or for a change that a started run does not
+    allow."""
+    text = out / "recipe.net"
+    saved = share_checkpoint(communicator, lambda: _load_last_of_run(out))
     if saved is not None:
         file = saved.syntax_tree()
     else:
-        file = parse_file(str(text))
+        content = communicator.share(lambda: read_text(str(text)).encode())
+        file = parse_file(str(text), lambda path: content.decode())
     before = build_program(file, reject_read)
-    if saved is not None and text.is_file():
+    if communicator.is_root and saved is not None and text.is_file():
         _check_same_net(before, text, saved.origin)
     net = net_name(before, None)
     changed = override(file, settings, net, None, SECTION_KEYS) if settings else file
@@ -71,7 +76,7 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
         changed if saved is None else _keep_finished_stages(file, changed, settings), reject_read
     )
     changes = diff_programs(before, now)
-    begun = saved is not None or any(out.glob(f"*/last{SUFFIX}"))
+    begun = saved is not None or bool(communicator.share(lambda: _has_stages(out)))
     for key in changes:
         reason = FIXED_KEYS.get(re.sub(r"\.\w+\.", ".", key))
         if reason is not None and begun:
@@ -80,6 +85,19 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     if saved is not None:
         _check_epochs(resolve_recipe(now).epochs, saved)
     return Continuation(now, saved, changes)
+
+
+def _load_last_of_run(out: Path) -> Checkpoint | None:
+    """The last checkpoint of a run that has one or a text. Raises NetError if there is no run."""
+    saved = load_last(out)
+    if saved is None and not (out / "recipe.net").is_file():
+        raise _missing_run(out)
+    return saved
+
+
+def _has_stages(out: Path) -> bytes:
+    """A byte if a stage of a run has been started, else none."""
+    return b"1" if any(out.glob(f"*/last{SUFFIX}")) else b""
 
 
 def list_runs(folder: Path) -> list[Path]:

@@ -150,14 +150,16 @@ class RunDirectory:
         """Saves a finished epoch; the last checkpoint only if it is due, if the run is finished, or
         before the best one, so that if the run stops in between, the best one can be restored from
         it. Returns whether it was saved."""
-        is_best = self._is_best(s)
-        is_saved = is_due or is_best or s.is_finished(self.job.recipe)
+        is_saved = self._saves_last(s, is_due)
         if is_saved:
             self.save_last(s)
-        if is_best:
+        if self._is_best(s):
             self._save_for_inference("best", s)
         self._save_periodic(s)
         return is_saved
+
+    def _saves_last(self, s: Progress, is_due: bool) -> bool:
+        return is_due or self._is_best(s) or s.is_finished(self.job.recipe)
 
     def _is_best(self, s: Progress) -> bool:
         """Whether the last finished epoch is the best one so far."""
@@ -200,7 +202,7 @@ class ReplicaDirectory(RunDirectory):
 
     def save_epoch(self, s: Progress, is_due: bool = True) -> bool:
         """Rank 0 saves it."""
-        return is_due
+        return self._saves_last(s, is_due)
 
     def save_last(self, s: Progress, data: str | None = None) -> None:
         """Rank 0 saves it."""
