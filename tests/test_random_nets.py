@@ -8,12 +8,16 @@ all models; here some of them do. A failure prints the net, to be saved and run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from netdsl.backends.array_backend import model_backend, reference_backend
+from netdsl.backends.base import Backend
 from netdsl.backends.cpu import winograd, winograd_wgrad
 from netdsl.backends.cpu.backend import CpuBackend
 from netdsl.language.elaborate import ShrinkSettings
@@ -22,7 +26,9 @@ from netdsl.language.program import build_program, load_program
 from netdsl.layers import LAYERS
 from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw
+from netdsl.ranks.communicator import Buffer, OneRank
 from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.step import buckets
 from tests.conftest import ROOT
 from tests.cuda_on_cpu import GPP, open_host_backend
 from tests.random_nets import draw_net, draw_recipe, draw_single_layer_net, layer_names
@@ -30,6 +36,7 @@ from tests.training_steps import TOLERANCE, WINOGRAD_TOLERANCE, StepCase, StepTr
 
 needs_compiler = pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
 CPU = CpuBackend()
+BACKENDS: tuple[Backend, ...] = (CPU, reference_backend(), model_backend())
 NETS = 200
 FEW = range(10)
 """Seeds of the nets of every run; the others are slow."""
@@ -67,10 +74,10 @@ def net_of(seed: int) -> str:
     return draw_net(RandomDraw(np.random.default_rng(seed)))
 
 
-def case_of_text(text: str) -> StepCase:
+def case_of_text(text: str, ranks: int = 1) -> StepCase:
     file = build_program(parse(text))
     recipe = resolve_recipe(file)
-    case = make_case(file, None, recipe, recipe.data.batch)
+    case = make_case(file, None, recipe, recipe.data.batch, ranks=ranks)
     assert case is not None
     return case
 
@@ -79,6 +86,43 @@ def case_of_text(text: str) -> StepCase:
 def test_drawn_nets_on_the_cpu(seed: int) -> None:
     text = net_of(seed)
     assert wrong_on_cpu(case_of_text(text), seed) == [], text
+
+
+class LateCommunicator(OneRank):
+    """A rank whose collectives take as long as they may: what is reduced is lost until somebody
+    waits for it."""
+
+    def start_all_reduce(self, arrays: Sequence[Buffer]) -> Future[None]:
+        copies = [a.copy() for a in arrays]
+        for a in arrays:
+            a[...] = np.nan
+        return _LateFuture(arrays, copies)
+
+
+class _LateFuture(Future[None]):
+    def __init__(self, arrays: Sequence[Buffer], copies: Sequence[Buffer]) -> None:
+        super().__init__()
+        self.arrays, self.copies = arrays, copies
+
+    def result(self, timeout: float | None = None) -> None:
+        for a, values in zip(self.arrays, self.copies, strict=True):
+            assert np.isnan(a).all(), "something wrote where a collective reduces"
+            a[...] = values
+
+
+@pytest.mark.parametrize("seed", MANY)
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
+def test_drawn_nets_of_ranks_wait_for_their_collectives(
+    seed: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter reduces over a single rank, as this communicator does."""
+    for name, size in (("BUCKET_BYTES", 300), ("TAIL_BYTES", 200), ("TAIL_BUCKET_BYTES", 100)):
+        monkeypatch.setattr(buckets, name, size)
+    case = case_of_text(net_of(seed), ranks=2)
+    assert case.graph.find_by_op("all_reduce")
+    late = backend.with_communicator(LateCommunicator())
+    tolerance = WINOGRAD_TOLERANCE if backend is CPU else TOLERANCE
+    assert list(StepTrial(case, late, seed).differences(tolerance)) == [], net_of(seed)
 
 
 @needs_compiler

@@ -59,10 +59,13 @@ def make_case(
     recipe: Recipe,
     batch: int,
     shrink: ShrinkSettings | None = None,
+    ranks: int = 1,
 ) -> StepCase | None:
     """The step of a net; scores with several positions are averaged. None if nothing is
     trainable."""
-    settings = Settings(batch, training=True, frozen_globs=recipe.freeze, shrink=shrink)
+    settings = Settings(
+        batch, training=True, frozen_globs=recipe.freeze, shrink=shrink, ranks=ranks
+    )
     network = elaborate(program, net, settings)
     reached = network.graph.backward_slice(*network.graph.outputs.values())
     if not any(n.name in reached for n in network.parameters):
