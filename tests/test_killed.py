@@ -90,6 +90,12 @@ KINDS = {
         )
     ),
     "accumulating": Kind(lambda n: f"train {{ {_TRAIN}, epochs = {n}, accumulate = 3, clip = 1 }}"),
+    "saving": Kind(
+        lambda n: (
+            f"train {{ {_TRAIN}, epochs = {n}, save_every = steps(7), validate_every = 3, "
+            "lr_rule = linear(16, warmup=0) }"
+        )
+    ),
     "ema": Kind(lambda n: f"train {{ {_TRAIN}, epochs = {n}, ema = 0.99 }}"),
     "watched": Kind(
         lambda n: f"train {{ {_TRAIN}, epochs = {n} }}",
