@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -34,6 +35,13 @@ settings.load_profile("netdsl")
 ensure_recursion_limit()  # before Hypothesis: it warns if the limit changes during an example
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests stay until the end: the garbage collector need not look at them each
+    time."""
+    gc.collect()
+    gc.freeze()
 
 
 class HypothesisDraw:

@@ -22,6 +22,7 @@ from netdsl.insight.plots.series import PlotOptions, make_chart
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
 from netdsl.parameter_types import Float
+from netdsl.ranks.communicator import Communicator
 from netdsl.signature import BoundCall
 from netdsl.training.recipe.intervals import (
     INTERVALS,
@@ -37,9 +38,11 @@ from netdsl.training.run.trainer import Trainer
 from netdsl.training.store import checkpoint, progress
 from netdsl.training.store.progress import Progress
 from netdsl.training.store.resume import load_continuation
+from netdsl.training.store.run_directory import RunDirectory
 from netdsl.values import Argument, Call
 from tests.processes import NETDSL, NO_OUTPUT, TIME_LIMIT, start_process
 from tests.test_resume import Killed, kept
+from tests.thread_ranks import run_ranks
 
 REFERENCE = open_backend("reference")
 NET = """
@@ -403,7 +406,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     made = trainer("save_every = steps(3)")
 
     def spoil(n: int) -> None:
-        if n == 5:
+        if n == 6:  # between the update, whose loss was still finite, and saving
             name = "fc1.weight"
             value = made.state.backend.download(made.state.array(name))
             states = {**made.state.snapshot(), name: np.full_like(value, np.nan)}
@@ -436,6 +439,30 @@ def test_a_process_killed_within_an_epoch_goes_on_to_the_same_bits(tmp_path: Pat
     made = Trainer(build_program(parse(text)), None, REFERENCE)
     made.run(whole, lambda s: None, lambda m: None)
     assert kept(out) == kept(whole)
+
+
+def test_ranks_save_and_validate_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks save as often as one, an update later: the request travels with an update."""
+    saves: list[tuple[int, int]] = []
+    save_last = RunDirectory.save_last
+
+    def record(directory: RunDirectory, s: Progress, data: str | None = None) -> None:
+        saves.append((s.epoch, s.update))
+        save_last(directory, s, data)
+
+    monkeypatch.setattr(RunDirectory, "save_last", record)
+    program = build_program(parse(f"{NET} train {{ {TRAIN}, save_every = steps(6), {RARE} }}"))
+
+    def run_rank(communicator: Communicator) -> None:
+        backend = REFERENCE.with_communicator(communicator)
+        Trainer(program, None, backend).run(tmp_path, lambda s: None, lambda m: None)
+
+    run_ranks(2, run_rank)
+    assert validated(tmp_path) == [1, 2, 4, 5]
+    ends = [update for epoch, update in saves if update == epoch * STEPS]
+    within = [update for epoch, update in saves if update != epoch * STEPS]
+    assert within == [7, 13, 19, 25, 37, 43, 49]
+    assert ends == [10, 20, 30, 40, 50]  # the best so far; the third as it is due
 
 
 # ---- what is refused

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,7 @@ from netdsl.types import Graph, TensorType
 from tests.cuda_on_cpu import GPP
 from tests.gpu_ranks import GpuRank, GpuRanksWorld, install_gpu_ranks
 from tests.graphs import BLOCKS, make_values, plain_recipe
+from tests.rank_processes import require_mpi, run_command
 from tests.thread_ranks import run_ranks
 
 pytestmark = pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
@@ -339,3 +342,36 @@ def test_a_rank_that_cannot_take_a_choice_is_named(world: GpuRanksWorld) -> None
 
     with pytest.raises(NetError, match=r"rank 1 \(node1\) computes a product by .*, rank 0 by"):
         world.run(2, work)
+
+
+NET = """net small {
+  input(8x8x1)
+  conv(8, 3x3, pad=same, bias=no) -> batchnorm -> relu -> maxpool(2x2)
+  fc(10)
+}
+data { source = digits, batch = 100, augment = [random_crop(1)] }
+train { epochs = 1, optimizer = adam(lr=0.01), precision = full, deterministic = yes }
+"""
+
+
+def test_a_run_of_two_processes(tmp_path: Path, netdsl: Any, world: GpuRanksWorld) -> None:
+    """From the command line, launched by MPI. The figures are those of a single process without
+    a GPU."""
+    (tmp_path / "small.net").write_text(NET)
+    (tmp_path / "cache").mkdir()
+    command = [sys.executable, "-m", "tests.emulated_gpu_rank", "cache", "train", "small.net"]
+    launch = [str(require_mpi()), "-n", "2"]
+    options = ["--device", "cuda", "--out", "two", "--json"]
+    done = run_command([*launch, *command, *options], tmp_path)
+    assert done.exit_code == 0, done.err
+    two = json.loads(done.out)
+    code, out, err = netdsl("train", "small.net", "--device", "model", "--out", "one", "--json")
+    assert code == 0, err
+    one = json.loads(out)
+    assert two["ranks"] == 2
+    for key in ("train_loss", "val_accuracy", "test_accuracy"):
+        assert two[key] == pytest.approx(one[key], rel=0.03), key
+    calls = [json.loads((tmp_path / "cache" / f"rank-{r}.json").read_text()) for r in range(2)]
+    assert calls[0] == calls[1]
+    assert calls[0]["graphs"] == 1
+    assert len(calls[0]["groups"]) == 2  # one by one, and while capturing

@@ -239,12 +239,12 @@ def test_buckets_are_those_of_a_step_on_several_ranks() -> None:
     recipe = resolve_recipe(program, "imagenet")
     network = elaborate(program, recipe.net, replace(recipe.settings(True, 256), ranks=8))
     step = training_graph(network, recipe)
-    buckets: dict[int, list[str]] = {}
-    for name, node in step.nodes.items():
-        weight = re.fullmatch(r"reduce\.(.*)\.all_reduce", name)
-        if node.op == "all_reduce" and weight:
-            buckets.setdefault(node.attrs["bucket"], []).append(weight[1])
     gradients = predict_resnet50(256).gradients
+    buckets: dict[int, list[str]] = {}
+    for weight in (g.weight for g in gradients):
+        node = step.nodes.get(f"reduce.{weight}.all_reduce")
+        if node is not None:
+            buckets.setdefault(node.attrs["bucket"], []).append(weight)
     parts = partition_buckets([g.size for g in gradients])
     expected = [{gradients[i].weight for i in part} for part in parts]
     found = [{*buckets[number]} for number in sorted(buckets, reverse=True)]

@@ -140,8 +140,8 @@ COMPILED: set[str] = set()
 ASSEMBLED: set[str] = set()
 """Sources that this process has checked, and those that it has assembled for each GPU."""
 GPUS = ("sm_90", "sm_80", "sm_100")
-PTX = "compute_90"
-"""What a source is checked by; to assemble it takes longer than that."""
+PTX = ("compute_90", "--Ofast-compile=max")
+"""What a source is checked by, with little optimisation; to assemble it takes longer than that."""
 
 
 def compiles(sources: set[str], known: set[str], every: int) -> None:
@@ -156,10 +156,10 @@ def compiles(sources: set[str], known: set[str], every: int) -> None:
     kinds = {_without_numbers(source): source for source in new}
     known.update(new)
     checked = [] if every == 1 else [source for kind, source in kinds.items() if kind not in done]
-    jobs = [(PTX, checked), *((gpu, new[::every]) for gpu in GPUS)]
-    for architecture, some in jobs:
+    jobs = [(PTX, checked), *(((gpu,), new[::every]) for gpu in GPUS)]
+    for target, some in jobs:
         for i in range(0, len(some), 16):
-            assert nvrtc.compile_source(joined(some[i : i + 16]), architecture)
+            assert nvrtc.compile_source(joined(some[i : i + 16]), *target)
 
 
 def _without_numbers(source: str) -> str:

@@ -84,11 +84,12 @@ class Backend(ABC):
         """Returns the backend as that of one of several ranks. Raises NetError if it cannot be."""
         raise fail(f"`{self.name}` runs on one rank only", help="start it without a launcher")
 
-    @abstractmethod
     def bind_collective(
         self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
     ) -> AsyncThunk:
-        """Binds a kernel of kind `collective`, as `bind` does the others."""
+        """Binds a kernel of kind `collective`, as `bind` does the others. A backend that runs on
+        one rank only needs none."""
+        raise fail(f"`{self.name}` has no collectives", help="plan the step of a single rank")
 
     def as_deterministic(self) -> Backend:
         """Returns the backend restricted to kernels that give the same bits on every run."""

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
@@ -131,15 +132,24 @@ def conclude(outcome: Outcome) -> int:
 
 
 @cache
-def command_tree() -> Any:
-    """All commands with their options, which Typer reads from the signatures: that takes longer
-    than many a command, and a process may run several. The class is not public."""
-    return typer.main.get_command(app)
+def command_tree(name: str | None = None) -> Any:
+    """All commands with their options, or only the one of that name. Typer reads them from the
+    signatures: for all that takes longer than many a command. The class is not public."""
+    tree = copy(app)
+    if name is not None:
+        tree.registered_commands = [c for c in app.registered_commands if c.name == name]
+    return typer.main.get_command(tree)
+
+
+def _called_command() -> str | None:
+    """The command that the command line names first; None if there is none of that name."""
+    names = {c.name for c in app.registered_commands}
+    return next((word for word in sys.argv[1:2] if word in names), None)
 
 
 def _run() -> Outcome:
     try:
-        exit_code = command_tree()(standalone_mode=False)
+        exit_code = command_tree(_called_command())(standalone_mode=False)
     except NetError as e:
         return Outcome(BAD_INPUT, e.render())
     except KeyboardInterrupt:

@@ -192,9 +192,9 @@ def train(
             return result
 
         backend = open_backend(device)
+        check_same_program(communicator, program, name, backend)
         if not communicator.is_alone:
             backend = backend.with_communicator(communicator)
-        check_same_program(communicator, program, name, backend)
         if tune is not None:
             backend = backend.with_tuning(tune)
         if dry_run:

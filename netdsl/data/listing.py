@@ -79,16 +79,20 @@ def _check_reports(communicator: Communicator, reports: Sequence[dict[str, Any]]
             raise fail(message, help=_DIFFERENT_DATA_HELP)
 
 
-def share_fingerprint(communicator: Communicator, dataset: Dataset) -> str:
-    """The fingerprint of a dataset, which only the first rank of each host computes, as that takes
-    the length of every file. Raises NetError if it differs between hosts."""
-    own = dataset.fingerprint if communicator.is_first_on_host else ""
+def share_fingerprint(communicator: Communicator, dataset: Dataset) -> str | None:
+    """The fingerprint of a dataset of several ranks, None of a single one. Of picture files, only
+    the first rank of each host computes it, as that takes the length of every file. Raises NetError
+    if it differs between ranks."""
+    if communicator.is_alone:
+        return None
+    is_read_here = communicator.is_first_on_host or not isinstance(dataset.train.images, Pictures)
+    own = dataset.fingerprint if is_read_here else ""
     found = [x.decode() for x in communicator.all_gather(own.encode())]
-    for host, fingerprint in zip(communicator.hosts, found, strict=True):
+    names = [f"rank {rank} on {host}" for rank, host in enumerate(communicator.hosts)]
+    for name, fingerprint in zip(names, found, strict=True):
         if fingerprint not in ("", found[0]):
-            first = communicator.hosts[0]
-            message = f"the data on {host} differ from those on {first}"
-            notes = [f"{first}: {found[0]}", f"{host}: {fingerprint}"]
+            message = f"the data of {name} differ from those of {names[0]}"
+            notes = [f"{names[0]}: {found[0]}", f"{name}: {fingerprint}"]
             raise fail(message, help=_DIFFERENT_DATA_HELP, notes=notes)
     return found[0]
 

@@ -140,9 +140,11 @@ class _Partitioner:
         place = self.flow.position
         found.sort(key=lambda k: max(place[o] for o in k.outputs))
         found = list(merge_buckets(self.flow, found))
+        operands = self._find_bucket_operands(found)
+        is_batched = {k.name for parts in operands.values() for k in parts}
         batches = {
-            **self._find_bucket_operands(found),
-            "early": [k for k in found if self._is_early(k)],
+            **operands,
+            "early": [k for k in found if self._is_early(k) and k.name not in is_batched],
             "totals": self._find_totals(found) if self.fusion.can_batch_totals else [],
             "updates": self._find_late_updates(found) if self.fusion.can_batch_updates else [],
         }

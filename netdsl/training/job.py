@@ -12,10 +12,11 @@ from netdsl.data import sources
 from netdsl.data.data_source import DatasetNotFound
 from netdsl.data.inventory import Inventory, make_inventory
 from netdsl.data.limit import limit_samples
+from netdsl.data.listing import share_fingerprint
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples, split
 from netdsl.data.sampling import BALANCED
-from netdsl.data.shard import WHOLE, Shard
+from netdsl.data.shard import Shard
 from netdsl.data.sources import NO_SOURCE, GivenData
 from netdsl.errors import NetError, Source, fail
 from netdsl.language.elaborate import elaborate
@@ -66,8 +67,10 @@ class Job:
     """The inputs of a training step for the weights of classes."""
     source: BoundCall | None = None
     """The source, with the paths where its files are if it was given a folder."""
-    shard: Shard = WHOLE
-    """The part of each batch that this rank takes."""
+    communicator: Communicator = ONE_RANK
+    """The ranks that train together, each on its part of every batch."""
+    common_fingerprint: str | None = None
+    """The fingerprint of the data of all ranks, if there are several, which have compared it."""
     missing_data: str | None = None
     """Which data are missing, if any; there are then no samples."""
 
@@ -107,10 +110,15 @@ class Job:
             name, self.dataset, self.train, self.validation, is_limited, is_balanced
         )
 
+    @property
+    def shard(self) -> Shard:
+        """The part of each batch that this rank takes."""
+        return Shard(self.communicator.rank, self.communicator.size)
+
     @cached_property
     def data_fingerprint(self) -> str:
         """The fingerprint of the training images and labels."""
-        return self.dataset.fingerprint
+        return self.common_fingerprint or self.dataset.fingerprint
 
     @cached_property
     def step_graph(self) -> Graph:
@@ -210,19 +218,20 @@ def prepare_job(
     fail later for a predictable reason. If the data are missing, raises NetError, or with
     `allow_missing` returns a job without samples. `metrics` are measured besides those of the
     recipe. Each rank of `communicator` takes its part of every batch."""
-    shard = Shard(communicator.rank, communicator.size)
     recipe = replace(resolve_recipe(program, name), more_metrics=tuple(metrics))
     if isinstance(data, Dataset):
         check_unchanged(recipe.data, data.train)
         recipe = replace(recipe, has_float_images=data.train.are_floats)
-    network, evaluating = elaborate_networks(program, recipe, shard.count)
+    network, evaluating = elaborate_networks(program, recipe, communicator.size)
     check_mixing(network, recipe.data)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     training_graph(network, recipe)
     text = resolve_text(program, name, data)
     try:
-        dataset = sources.load(recipe.data.source, data, recipe.data.is_skipping_bad_pictures)
+        dataset = sources.load(
+            recipe.data.source, data, recipe.data.is_skipping_bad_pictures, communicator
+        )
     except DatasetNotFound as e:
         if not allow_missing:
             raise
@@ -230,7 +239,11 @@ def prepare_job(
         nothing = Samples(np.zeros((0, *network.image_shape), np.uint8), np.zeros(0, np.int32))
         empty = Dataset(nothing, ()), nothing, nothing
         why = e.diagnostics[0].message
-        return Job(name, recipe, text, network, evaluating, *empty, shard=shard, missing_data=why)
+        return Job(
+            *(name, recipe, text, network, evaluating, *empty),
+            communicator=communicator,
+            missing_data=why,
+        )
     recipe = replace(recipe, is_multi_label=dataset.train.is_multi_label)
     check_targets(network, recipe, dataset.train)
     check_data(network, recipe.data, dataset)
@@ -246,7 +259,8 @@ def prepare_job(
     source = sources.make_pin(data)(source) if isinstance(data, str) else source
     job = Job(
         *(name, recipe, text, network, evaluating, dataset, train, validation, weights, source),
-        shard=shard,
+        communicator=communicator,
+        common_fingerprint=share_fingerprint(communicator, dataset),
     )
     if job.steps_per_epoch == 0:
         message = f"a batch of {job.images_per_update} is larger than the {len(train)} images"

@@ -55,13 +55,14 @@ def compile_cached(source: str, architecture: str) -> bytes:
     return found
 
 
-def compile_source(source: str, architecture: str) -> bytes:
+def compile_source(source: str, architecture: str, *more_options: str) -> bytes:
     """Compiles as `compile_cached` does, without the cache."""
     lib, program = load_library(), ctypes.c_void_p()
     text = source.encode()
     _check(lib.nvrtcCreateProgram(ctypes.byref(program), text, b"kernel.cu", 0, None, None))
     try:
-        options = [o.encode() for o in (*_OPTIONS, f"--gpu-architecture={architecture}")]
+        texts = (*_OPTIONS, f"--gpu-architecture={architecture}", *more_options)
+        options = [text.encode() for text in texts]
         option_array = (ctypes.c_char_p * len(options))(*options)
         if lib.nvrtcCompileProgram(program, len(options), option_array):
             log = _read_output(program, "nvrtcGetProgramLog").rstrip(b"\0").decode(errors="replace")

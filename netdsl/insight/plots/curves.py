@@ -189,14 +189,17 @@ def _find_band(panel: CurvePanel, line: Series) -> tuple[Array, Array]:
 
 
 def _draw_line(ax: Axes, panel: CurvePanel, line: Series, look: _Look) -> None:
+    """Draws a line, across epochs that were not validated; the lines of other metrics have gaps."""
     drawing = "steps-pre" if panel.is_stepwise else "default"
-    ax.plot(line.x, line.y, drawstyle=drawing, **look.style)
-    lonely = _find_lonely(line.y)
+    shown = np.isfinite(line.y) if line.part == "val" else np.ones(len(line.y), bool)
+    x, y = line.x[shown], line.y[shown]
+    ax.plot(x, y, drawstyle=drawing, **look.style)
+    lonely = _find_lonely(y)
     if lonely.any():
-        ax.plot(line.x[lonely], line.y[lonely], "o", color=look.colour, markersize=3)
+        ax.plot(x[lonely], y[lonely], "o", color=look.colour, markersize=3)
     if line.deviation is not None and look.is_main:
         low, high = _find_band(panel, line)
-        ax.fill_between(line.x, low, high, color=look.colour, alpha=_BAND, linewidth=0)
+        ax.fill_between(x, low[shown], high[shown], color=look.colour, alpha=_BAND, linewidth=0)
     if line.best is not None and look.is_main:
         at = line.x[line.best], line.y[line.best]
         ax.plot(*at, color=look.colour, zorder=4, **_BEST_MARKER)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -36,16 +35,11 @@ def check_replicas(communicator: Communicator, state: State, epoch: int) -> None
     if others:
         odd = [rank for rank, value in enumerate(found) if value != most]
         raise fail(
-            f"after epoch {epoch}, the weights of {format_ranks(communicator, odd)} differ from "
+            f"after epoch {epoch}, the weights of {name_ranks(communicator.hosts, odd)} are not "
             "those of the other ranks",
             help="the ranks need the same processor or GPU model and the same libraries; if they "
             "have them, a device may be defective",
         )
-
-
-def format_ranks(communicator: Communicator, ranks: Sequence[int]) -> str:
-    """Names ranks with their hosts, for a message."""
-    return name_ranks(communicator.hosts, ranks)
 
 
 def find_first_origin(

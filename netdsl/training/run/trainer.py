@@ -12,7 +12,7 @@ from netdsl.errors import NetError, fail
 from netdsl.interrupt import Stopped
 from netdsl.language.network import Network
 from netdsl.language.program import Program
-from netdsl.ranks.same_start import check_same
+from netdsl.ranks.rank_names import name_ranks
 from netdsl.runtime.executor import Workspace
 from netdsl.runtime.state import State
 from netdsl.training.job import prepare_job
@@ -33,7 +33,7 @@ from netdsl.training.run.loop import train
 from netdsl.training.run.memory import out_of_memory_error
 from netdsl.training.run.nan_check import Diverged, Fault, divergence_error
 from netdsl.training.run.phase import OnPhase, Phase, ignore_phase
-from netdsl.training.run.replicas import find_first_origin, format_ranks
+from netdsl.training.run.replicas import find_first_origin
 from netdsl.training.run.stepper import Stepper
 from netdsl.training.run.watch_monitor import WatchMonitor
 from netdsl.training.step.graphs import SUM_SUFFIX
@@ -80,7 +80,6 @@ class Trainer:
         self.job = prepare_job(
             program, recipe_name, data, metrics=metrics, communicator=backend.communicator
         )
-        check_same(backend.communicator, {"the training images": self.job.data_fingerprint})
         self.recipe = self.job.recipe
         self.backend = backend.as_deterministic() if self.recipe.deterministic else backend
         self.warm_start: WarmStart | None = None
@@ -182,7 +181,7 @@ class Trainer:
         if self.previous_text not in (None, self.job.net_text):
             directory.save_last(self.progress)  # the change is saved even if the run stops at once
         callbacks = Callbacks(on_step, on_epoch, should_stop, log, self.on_phase)
-        pictures = PictureMonitor(self.job, log, self.reported_faults)
+        pictures = PictureMonitor(self.job, log, self.reported_faults, self.backend.communicator)
         monitor = (
             WatchMonitor(watch, self.stepper, self.workspace, directory.metrics_log)
             if watch is not None
@@ -223,7 +222,7 @@ class Trainer:
         communicator = self.backend.communicator
         fault, ranks = find_first_origin(communicator, graph, own_fault)
         if ranks:
-            where += f", on {format_ranks(communicator, ranks)}"
+            where += f", on {name_ranks(communicator.hosts, ranks)}"
         last, rate = directory.last, float(self.stepper.learning_rate())
         last_checkpoint = f"{last}, of epoch {self.progress.epoch}" if last.exists() else None
         return divergence_error(network, fault, where, rate, last_checkpoint)
