@@ -204,7 +204,7 @@ def test_lengths_are_read_once_per_host(pictures: Path, monkeypatch: pytest.Monk
         return share_fingerprint(communicator, own)
 
     for found in on_hosts(other):
-        assert "the data on b differ from those on a" in str(found)
+        assert "the data of rank 2 on b differ from those of rank 0 on a" in str(found)
 
 
 # ---- bad pictures

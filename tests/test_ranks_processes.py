@@ -124,6 +124,24 @@ def test_different_options_and_files_are_refused(tmp_path: Path, file: str) -> N
     check_refusal(found, tmp_path, "the net with its recipe differs")
 
 
+@pytest.mark.slow
+def test_different_data_are_refused(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        images = np.random.default_rng(seed).integers(0, 256, (40, 8, 8)).astype(np.uint8)
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "x.npz", images=images, labels=np.arange(40) % 10)
+    (tmp_path / "x.net").write_text(
+        "net small { input(8x8x1) -> fc(10) }\n"
+        'data { source = arrays("x.npz"), batch = 8 }\n'
+        "train { optimizer = sgd(lr=0.1), epochs = 1 }\n"
+    )
+    commands = [["train", "x.net", "-o", "run", "--data", name] for name in "ab"]
+    found = run_each(tmp_path, *commands)
+    check_refusal(
+        found, tmp_path, f"the data of rank 1 on {HOST} differ from those of rank 0 on {HOST}"
+    )
+
+
 def test_an_error_of_all_ranks_is_printed_once(tmp_path: Path) -> None:
     (tmp_path / "bad.net").write_text("net small {")
     command = ["train", "bad.net", "-o", "run"]

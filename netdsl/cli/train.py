@@ -147,7 +147,7 @@ def train(
     modes = {"dry-run": dry_run, "overfit": overfit, "requeue": requeue, "json": as_json}
     check_same_options(communicator, {**options, **modes, "resume": resume is not None})
     if overfit and not communicator.is_alone:
-        raise fail("`--overfit` runs on one rank", help="start it without a launcher")
+        raise fail("`--overfit` runs on one rank", help="leave out `--ranks`, or the launcher")
     if communicator.is_root and not is_preview:
         is_continued = requeue and out is not None and (out / "recipe.net").is_file()
         follow.check(file, out, out if is_continued else resume)

@@ -153,7 +153,8 @@ class Stepper:
     def _collect(self) -> None:
         """Collects the results of the oldest pending update."""
         for found in self._pending.popleft():
-            outputs = dict(found.result())
+            with self.state.backend.communicator.activity.collective():  # in the step of a GPU
+                outputs = dict(found.result())
             if SIGNAL_VALUES in outputs:
                 self.signals.receive(outputs.pop(SIGNAL_VALUES))
             numbers = {name: float(value) for name, value in outputs.items()}
