@@ -13,6 +13,7 @@ from netdsl.data.data_source import DatasetNotFound
 from netdsl.data.inventory import Inventory, make_inventory
 from netdsl.data.limit import limit_samples
 from netdsl.data.listing import share_fingerprint
+from netdsl.data.pictures import Pictures
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples, split
 from netdsl.data.sampling import BALANCED
@@ -119,6 +120,14 @@ class Job:
     def data_fingerprint(self) -> str:
         """The fingerprint of the training images and labels."""
         return self.common_fingerprint or self.dataset.fingerprint
+
+    @cached_property
+    def saved_fingerprint(self) -> str:
+        """The fingerprint that checkpoints store. A rank that meets a damaged picture ends the run
+        unsaved, so on several ranks it is always that of the names alone: the run can be resumed
+        with another picture of the same name."""
+        is_by_name = not self.communicator.is_alone and isinstance(self.train.images, Pictures)
+        return self.dataset.name_fingerprint if is_by_name else self.data_fingerprint
 
     @cached_property
     def step_graph(self) -> Graph:

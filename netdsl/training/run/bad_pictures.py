@@ -71,9 +71,11 @@ class PictureMonitor:
         self.reported = len(faults)
 
 
-def bad_picture_error(fault: BadPicture) -> NetError:
-    """The error that ends a run at a bad picture, once it is saved."""
+def bad_picture_error(fault: BadPicture, is_saved: bool) -> NetError:
+    """The error that ends a run at a bad picture, which can be resumed if it is saved."""
     first = fault.diagnostics[0]
     mend = first.help or "restore it"
+    if not is_saved:
+        return fail(first.message, help=f"{mend}, then start the run again; {SKIP_HELP}")
     help = f"{mend}, then resume the run; {SKIP_HELP}, and a resumed run may set "
     return fail(first.message, help=f"{help}`data.on_bad_picture=skip`")

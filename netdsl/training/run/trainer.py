@@ -232,10 +232,10 @@ class Trainer:
         the data are stored by name only, and the run can be resumed with pictures of the same
         names."""
         if not self.backend.communicator.is_alone:  # the others have begun an update
-            return bad_picture_error(fault)
+            return bad_picture_error(fault, directory.last.exists())
         try:
             self.stepper.synchronize()
         except Diverged:
             return self._step_diverged(directory)
         directory.save_last(self.progress, self.job.dataset.name_fingerprint)
-        return bad_picture_error(fault)
+        return bad_picture_error(fault, is_saved=True)

@@ -187,7 +187,7 @@ class RunDirectory:
         s = replace(s, lines=self.metrics_log.count)
         metrics: Mapping[str, Any] = s.history[-1] if s.history else {}
         job = self.job
-        progress = {**s.as_json(), "data": data or job.data_fingerprint, PIPELINE: self.revisions}
+        progress = {**s.as_json(), "data": data or job.saved_fingerprint, PIPELINE: self.revisions}
         content = Checkpoint(states, job.net_text, job.dataset.classes, metrics, progress)
         checkpoint.save(self.folder / f"{name}{SUFFIX}", content)
 
