@@ -3549,7 +3549,7 @@ FAULTS = (
         "netdsl/plan/storage_reuse.py",
         "if has_same_place and is_temporary and last[owner] == now:",
         "if has_same_place and is_temporary:",
-        ("tests/test_random_nets.py",),
+        ("tests/test_collectives.py",),
     ),
     Fault(
         "gradients-summed-over-ranks",

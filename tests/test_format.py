@@ -39,6 +39,11 @@ def test_models_stand_in_canonical_layout(path: object) -> None:
     assert max(len(x) for x in text.splitlines() if not commands.match(x)) <= WIDTH
 
 
+def test_empty_brackets_stay_beyond_the_width() -> None:
+    text = f"net a {{ input(3); output {'b' * 95}: relu() -> tanh }}"
+    assert parse(format_text(text)) == parse(text)
+
+
 def test_an_index_in_brackets_is_an_index() -> None:
     text = "net a { input(3) -> fc(([[2, 3]][0])[(([0, 1])[1])]) }\n"
     formatted = format_text(text)

@@ -287,8 +287,8 @@ class _Formatter:
                 return [*inner[:-1], inner[-1] + ")"]
             case s.Step(branches=tuple()):
                 return self._format_branches(e, column, indent)
-            case s.Step(args=tuple()):
-                lines = self.rows.format_args(" " * column + e.name, e.args or (), e, indent)
+            case s.Step() if e.args:
+                lines = self.rows.format_args(" " * column + e.name, e.args, e, indent)
                 return [lines[0][column:], *lines[1:]]
             case s.If():
                 return self._format_if(e, indent)

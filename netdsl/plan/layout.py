@@ -19,6 +19,13 @@ class Layout:
     strides: IntTuple
     offset: int = 0
 
+    def has_same_elements(self, other: Layout) -> bool:
+        """Whether both place each element alike, whatever the strides of axes of size 1."""
+        axes = zip(self.shape, self.strides, other.strides, strict=True)
+        return (self.shape, self.offset) == (other.shape, other.offset) and all(
+            size == 1 or own == others for size, own, others in axes
+        )
+
 
 def make_contiguous(shape: Sequence[int]) -> Layout:
     """Returns the row-major layout without gaps."""

@@ -191,7 +191,11 @@ class _PlanVerifier:
             a.placement.layout == b.placement.layout and a.placement.dtype == b.placement.dtype
         )
         if kernel.kind == "collective":
-            return has_same_layout and self.plan.graph[b.name].args == (a.name,)
+            (operand,) = self.plan.graph[b.name].args
+            layout = self.plan.placements[operand].layout
+            is_whole = self.flow.nodes[operand].type.size == self.flow.nodes[a.name].type.size
+            is_operand = self.flow.base[operand] == a.name and is_whole
+            return is_operand and layout.has_same_elements(b.placement.layout)
         is_single_domain = kernel.kind in ("map", "anchor") and not kernel.parts
         has_no_reduction = all(self.flow.op_kind(n) != "reduce" for n in kernel.nodes)
         return (

@@ -62,13 +62,16 @@ def _reduce_in_place(
 ) -> None:
     """Gives each result of a collective the storage of its own operand, if that dies here."""
     for out in kernel.outputs:
-        base = flow.nodes[out].args[0]
+        operand = flow.nodes[out].args[0]
+        base = flow.base[operand]
         owner = assignment.storage_owners.get(base)
         is_own_storage = assignment.storage_owners.get(out) == out and out not in states
-        if owner is None or flow.base[base] != base or not is_own_storage:
+        if owner is None or not is_own_storage:
             continue
-        has_same_place = assignment.layouts[base] == assignment.layouts[out] and (
-            assignment.paddings.get(base) == assignment.paddings.get(out)
+        has_same_place = (
+            assignment.layouts[operand].has_same_elements(assignment.layouts[out])
+            and flow.nodes[base].type.size == flow.nodes[out].type.size
+            and assignment.paddings.get(base) == assignment.paddings.get(out)
         )
         is_temporary = OPS[flow.nodes[owner].op].kind != "leaf" and flow.nodes[owner].op != "concat"
         if has_same_place and is_temporary and last[owner] == now:
