@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from netdsl.environment import can_allocate
 from netdsl.interrupt import ignore_signals, interrupt_on_signals
+from netdsl.ranks.abandoned_launch import abandon_launch
 from netdsl.standard_streams import open_standard_streams
 
 INTERRUPTED_EXIT_CODE = 130
@@ -28,6 +29,7 @@ def main() -> None:
             code = _run()
         ignore_signals()  # the work is done, and Python's own shutdown takes a while
     ignore_signals()
+    abandon_launch(code)
     if code == INTERRUPTED_EXIT_CODE:
         # exit immediately: an interrupt within `exec`, which creates dataclasses, would make Python
         # exit by SIGINT instead, and Python would wait for running threads

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from netdsl.errors import NetError
 from netdsl.language.program import parse_file
-from netdsl.ranks import cores, local_launch
+from netdsl.ranks import abandoned_launch, cores, local_launch
 from netdsl.ranks.communicator import ONE_RANK, Communicator, share_path
 from netdsl.ranks.launcher import LAUNCHERS, LauncherRank, find_launch
 from netdsl.ranks.world import current_world, join_world
@@ -25,7 +25,7 @@ from netdsl.training.store import checkpoint, run_directory
 from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.training.store.lock import lock_directories
 from netdsl.training.store.shared_checkpoint import share_checkpoint
-from tests.rank_processes import make_environment, require_mpi
+from tests.rank_processes import make_environment, require_mpi, run_command
 from tests.thread_ranks import run_ranks
 
 NET = """
@@ -197,7 +197,43 @@ def test_other_commands_run_as_if_alone(tmp_path: Path) -> None:
     found = subprocess.run(
         command, cwd=tmp_path, env=make_environment(), capture_output=True, text=True, check=True
     )
-    assert found.stdout.count("small.net") == 2
+    assert found.stderr.count("no warnings") == 2
+
+
+def test_a_launch_is_abandoned_before_mpi_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+
+    def abandon(code: int, command: str = "train", size: str = "2", has_begun: bool = False) -> str:
+        monkeypatch.setattr(sys, "argv", ["netdsl", command])
+        monkeypatch.setenv("PMI_SIZE", size)
+        monkeypatch.setattr(abandoned_launch, "_has_begun", has_begun)
+        abandoned_launch.abandon_launch(code)
+        try:
+            return os.read(reader, 99).decode()
+        except BlockingIOError:
+            return ""
+
+    monkeypatch.setenv("PMI_RANK", "1")
+    monkeypatch.setenv("PMI_FD", str(writer))
+    assert abandon(130) == "cmd=abort exitcode=130\n"
+    assert abandon(0) == abandon(2, command="check") == abandon(2, size="1") == ""
+    assert abandon(2, has_begun=True) == ""
+    monkeypatch.delenv("PMI_FD")
+    assert abandon(2) == ""
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.slow
+def test_a_rank_that_cannot_join_ends_the_others(tmp_path: Path) -> None:
+    (tmp_path / "small.net").write_text(NET)
+    command = [sys.executable, "-m", "netdsl", "train", "small.net"]
+    bad = ["-n", "1", "-env", "NETDSL_RANK_TIMEOUT", "x", *command]
+    found = run_command([str(require_mpi()), "-n", "2", *command, ":", *bad], tmp_path)
+    assert found.exit_code == 2
+    assert found.err.startswith("rank 2 on ")
+    assert "NETDSL_RANK_TIMEOUT=x is not a number of seconds" in found.err
 
 
 # ---- cores

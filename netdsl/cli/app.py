@@ -19,6 +19,7 @@ from netdsl import __version__
 from netdsl.cli.usage_advice import explain
 from netdsl.errors import Diagnostic, NetError
 from netdsl.file_io import replace_non_finite
+from netdsl.ranks.abandoned_launch import is_rank
 from netdsl.ranks.launcher import find_launch
 from netdsl.standard_streams import STANDARD_OUTPUT
 from netdsl.text_escaping import escape_text
@@ -105,15 +106,11 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     launch = find_launch()
-    if launch is not None and launch.size > 1 and sys.argv[1:2] == [_COMMAND_OF_RANKS]:
+    if launch is not None and is_rank(sys.argv):
         from netdsl.cli.rank_process import run_rank
 
         sys.exit(run_rank(launch, _run, conclude))
     sys.exit(conclude(_run()))
-
-
-_COMMAND_OF_RANKS = "train"
-"""The command whose ranks make one run. Any other that a launcher starts runs as if alone."""
 
 
 def conclude(outcome: Outcome) -> int:

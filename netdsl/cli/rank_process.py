@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
@@ -11,6 +13,9 @@ from netdsl.cli.app import BAD_INPUT, Outcome, echo_stderr
 from netdsl.errors import NetError
 from netdsl.ranks.launcher import LauncherRank
 from netdsl.ranks.world import MpiWorld, join_world
+
+_ROOT_SECONDS = 2.0
+"""Seconds within which rank 0 has ended all ranks if it cannot join them either."""
 
 
 def run_rank(
@@ -23,6 +28,9 @@ def run_rank(
     except NetError as e:
         if launch.rank == 0:
             echo_stderr(e.render())
+        else:
+            time.sleep(_ROOT_SECONDS)
+            echo_stderr(f"rank {launch.rank} on {socket.gethostname()}: {e.render()}")
         return BAD_INPUT
     with ExitStack() as streams:
         if launch.rank > 0:

@@ -12,6 +12,7 @@ from typing import Any
 from netdsl.errors import NetError, fail
 from netdsl.interrupt import defer_interrupts, keep_interrupts
 from netdsl.optional_imports import import_optional
+from netdsl.ranks.abandoned_launch import DELIVERY, limit_start
 from netdsl.ranks.communicator import ONE_RANK, Communicator
 from netdsl.ranks.cores import share_cores
 from netdsl.ranks.launcher import OPEN_MPI_LAUNCHER, SLURM_LAUNCHER, Launcher, LauncherRank
@@ -90,7 +91,7 @@ class MpiWorld(World):
     def _abort(self, code: int) -> None:
         sys.stdout.flush()
         self._stderr.flush()
-        time.sleep(_DELIVERY)
+        time.sleep(DELIVERY)
         self._mpi.COMM_WORLD.Abort(code)
 
 
@@ -110,14 +111,12 @@ def join_world(launch: LauncherRank) -> MpiWorld:
     mpi = _load_mpi()
     if launch.launcher.name == OPEN_MPI_LAUNCHER and mpi.get_vendor()[0] != _OPEN_MPI:
         raise _world_error(launch, mpi, "cannot be started by it")  # MPICH ends the process
-    _start_mpi(launch, mpi)
+    _start_mpi(launch, mpi, patience)
     _current = world = MpiWorld(mpi, patience)
     return world
 
 
 _OPEN_MPI = "Open MPI"
-_DELIVERY = 0.3
-"""Seconds for a launcher to pass on what was printed: an abort may drop what it has not."""
 
 
 def _load_mpi() -> Any:
@@ -134,10 +133,10 @@ def _load_mpi() -> Any:
         ) from None
 
 
-def _start_mpi(launch: LauncherRank, mpi: Any) -> None:
+def _start_mpi(launch: LauncherRank, mpi: Any, patience: Patience) -> None:
     """Raises NetError if MPI does not see the ranks that the launcher has started, or allows calls
     from one thread only."""
-    with warnings.catch_warnings():
+    with limit_start(patience.limit), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mpi4py's own, about a launcher that is not MPI's
         level = mpi.Init_thread(mpi.THREAD_MULTIPLE)
     size = int(mpi.COMM_WORLD.Get_size())
