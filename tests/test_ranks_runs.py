@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from netdsl.backends import open_backend
+from netdsl.data.samples import Batch
+from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
 from netdsl.ranks.communicator import ONE_RANK, Communicator
@@ -17,6 +20,7 @@ from netdsl.training.run.callbacks import Result, StepReport
 from netdsl.training.run.trainer import Trainer
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
+from netdsl.types import Array
 from tests.thread_ranks import run_ranks
 
 TEXT = """
@@ -27,13 +31,12 @@ net small {
 data { source = digits, batch = 40 }
 train {
   optimizer = sgd(lr=0.05, momentum=0.9), schedule = cosine, epochs = 3, ema = 0.9
-  KEYS
 }
 """
 
 
 def start(communicator: Communicator, saved: Checkpoint | None = None, text: str = TEXT) -> Trainer:
-    program = build_program(parse(text.replace("KEYS", "")))
+    program = build_program(parse(text))
     backend = open_backend("cpu").with_communicator(communicator)
     return Trainer(program, None, backend, saved=saved)
 
@@ -57,10 +60,9 @@ def run_rank(
     stop: int | None = None,
     stopping_rank: int = 0,
     saved: Checkpoint | None = None,
-    text: str = TEXT,
 ) -> Result | None:
     """What the run of a rank returns; None if it was stopped."""
-    trainer = start(communicator, saved, text)
+    trainer = start(communicator, saved)
     asked = StopAt(stop if communicator.rank == stopping_rank else None)
     try:
         return trainer.run(out, asked.on_step, lambda metrics: None, asked.is_asked)
@@ -138,3 +140,45 @@ def test_all_stop_after_one_update_and_continue_on_other_ranks(
             assert difference(weights(out, "best"), weights(again, "best")) == 0
         else:
             assert difference(weights(out), weights(again)) <= 1e-5
+
+
+def run_with(change: Callable[[Trainer], None], out: Path) -> str:
+    """What ends a run on three ranks, of which rank 1 is changed before it starts."""
+
+    def work(communicator: Communicator) -> str:
+        trainer = start(communicator, text=TEXT.replace("batch = 40", "batch = 39"))
+        if communicator.rank == 1:
+            change(trainer)
+        with pytest.raises(NetError) as e:
+            trainer.run(out, lambda report: None, lambda metrics: None)
+        return e.value.render()
+
+    first, *others = run_ranks(3, work)
+    assert others == [first] * 2
+    return first
+
+
+def test_a_nan_on_one_rank_ends_all_and_names_it(tmp_path: Path) -> None:
+    def lose_a_batch(trainer: Trainer) -> None:
+        inputs = trainer.stepper.inputs
+
+        def with_nan(batch: Batch, i: int = 0) -> dict[str, Array]:
+            given = inputs(batch, i)
+            if trainer.stepper.progress.update == 7:
+                given["weights"] = given["weights"] * np.float32(np.nan)
+            return given
+
+        trainer.stepper.inputs = with_nan  # type: ignore[method-assign]
+
+    message = run_with(lose_a_batch, tmp_path)
+    assert "NaN in step 8 (epoch 1), on rank 1 on host1, first in `weights`" in message
+
+
+def test_weights_that_differ_are_found_at_the_end_of_the_epoch(tmp_path: Path) -> None:
+    def nudge(trainer: Trainer) -> None:
+        trainer.state.arrays["fc1.bias"][0] += np.float32(1e-3)
+
+    message = run_with(nudge, tmp_path)
+    assert (
+        "after epoch 1, the weights of rank 1 on host1 are not those of the other ranks" in message
+    )
