@@ -113,7 +113,7 @@ def test_what_engines_have_kernels_for_is_known() -> None:
     """A cell that becomes `reference` is a fallback that nobody would see otherwise."""
     lines = [f"{'operator':<20}" + "".join(f"{engine:>16}" for engine in ENGINES)]
     for op, record in OPS.items():
-        if record.kind != "leaf":
+        if record.kind not in ("leaf", "collective"):  # engines bind collectives themselves
             cells = "".join(f"{coverage(op, engine):>16}" for engine in ENGINES)
             lines.append(f"{op:<20}{cells}")
     assert_matches_golden("coverage.txt", "\n".join(lines) + "\n")

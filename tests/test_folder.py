@@ -501,7 +501,7 @@ def test_the_number_of_workers_changes_nothing(
     found = []
     for workers in (1, 2, 9):
         pool = partial(ThreadPoolExecutor, max_workers=workers)
-        monkeypatch.setattr(preprocessing, "ThreadPoolExecutor", pool)
+        monkeypatch.setattr(preprocessing, "start_thread_pool", pool)
         found.append(np.concatenate(batches(pictures)))
     assert found[0].shape == (40, 8, 9, 3)
     np.testing.assert_array_equal(found[0], found[1])

@@ -25,7 +25,7 @@ from netdsl.limits import MAX_FILE_CHARACTERS, MAX_NESTING_DEPTH, MAX_TOKEN_CHAR
 from netdsl.values import Size
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def parse(text: str, name: str = "<text>", folder: str | None = None) -> s.File:
     """Parses the text of a .net file in `folder`; None for a text that is no file. Raises NetError
     with every syntax error found. Trees never change, so that a text which is parsed again, such as
