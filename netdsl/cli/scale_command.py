@@ -195,7 +195,8 @@ def _show_report(report: ScalingReport) -> None:
     rows = [_format_estimate(e) for e in report.estimates]
     title = "\nupdates, with the efficiency without overlap, with it, and with stragglers too"
     TextTable(columns, rows, title).show()
-    slower = [e for e in report.estimates if e.overlapped_seconds > e.serial_seconds]
+    several = (e for e in report.estimates if count > 1)
+    slower = [e for e in several if e.overlapped_seconds > e.serial_seconds]
     if slower:
         counts = " and ".join(f"{e.gpus:,}" for e in slower)
         echo(

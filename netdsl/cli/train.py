@@ -182,8 +182,9 @@ def train(
                         trainer, out, display, as_json, is_stop_requested, watch_settings, recorders
                     )
             except KeyboardInterrupt:
+                size = communicator.size if not communicator.is_alone else None
                 arguments = _format_resume_command(
-                    run_root, data, device, watch, watch_every, ranks
+                    run_root, data, device, watch, watch_every, ranks or size
                 )
                 command = shlex.join([*arguments, *follow.arguments])
                 display.print(f"resume it with `{command}`")

@@ -148,7 +148,21 @@ class Trainer:
         """What the run learns from and starts with, as lines of text."""
         warm_start = self.warm_start.lines() if self.warm_start else ()
         notes = (*warm_start, *explain_short_interval(self.job))
-        return (*self.job.inventory.lines(), *notes, *self._finished_lines())
+        return (
+            *self.job.inventory.lines(),
+            *self._rank_lines(),
+            *notes,
+            *self._finished_lines(),
+        )
+
+    def _rank_lines(self) -> tuple[str, ...]:
+        """How the ranks divide a batch, as a line of text."""
+        count, batch = self.backend.communicator.size, self.recipe.data.batch
+        if count == 1:
+            return ()
+        return (
+            f"{count:,} ranks, each with {batch // count:,} of the {batch:,} images of a batch",
+        )
 
     def _finished_lines(self) -> tuple[str, ...]:
         """Why a resumed run has nothing left to train, as a line of text."""
