@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,11 @@ def test_scores_that_a_block_clips_are_mended_in_the_net(tmp_path: Path) -> None
     assert found.span is not None
     assert found.span.text.strip() == "h: cr(classes) -> globalavgpool"
     assert "`h: conv(10, 1) -> globalavgpool`" in str(found.help)
+
+
+@pytest.mark.parametrize("line", ["#" * 300_000, "# allow: " * 40_000, "allow: a " * 40_000 + "#"])
+def test_a_comment_of_nothing_but_signs_is_read_soon(line: str) -> None:
+    program = build_program(parse(f"net a {{ input(3) -> fc(2) }}\n# {line}\n"))
+    started = time.process_time()
+    check_program(program)
+    assert time.process_time() - started < 5

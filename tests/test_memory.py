@@ -51,7 +51,7 @@ class Small(ArrayBackend):
 
 
 def small(size: int) -> Small:
-    return Small("small", np, FULL_FUSION, size)
+    return Small("small", np, FULL_FUSION, bytes=size)
 
 
 def text(batch: int = 512) -> str:

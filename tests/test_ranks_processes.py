@@ -87,6 +87,7 @@ def test_a_killed_rank_ends_the_others_and_loses_nothing(tmp_path: Path, file: s
     check_one_run(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_bug_on_one_rank_ends_all_of_them(tmp_path: Path, file: str) -> None:
     command = ["train", file, "-o", "run", "--device", "reference"]
     found = run_with_fault(tmp_path, 3, "bug", 2, 3, *command)
@@ -96,6 +97,7 @@ def test_a_bug_on_one_rank_ends_all_of_them(tmp_path: Path, file: str) -> None:
     assert found.err.count("Traceback") == 1
 
 
+@pytest.mark.slow
 def test_the_watchdog_ends_a_run_that_waits(tmp_path: Path, file: str) -> None:
     command = ["train", file, "-o", "run", "--device", "reference"]
     found = run_with_fault(tmp_path, 2, "sleep", 1, 3, *command, NETDSL_RANK_TIMEOUT="3")

@@ -107,7 +107,7 @@ def test_a_convolution_s_weights_are_in_pytorch_s_order() -> None:
         for g in (0, 1)
     ]
     found = run(network, states, x)[:, 1, 2]
-    np.testing.assert_allclose(found, np.concatenate(groups, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found, np.concatenate(groups, axis=1), rtol=1e-5, atol=1e-6)
 
 
 def test_linear_and_convolution_hold_the_same_weights() -> None:

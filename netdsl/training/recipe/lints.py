@@ -89,7 +89,7 @@ def _per_subject(
 
 # ---- `allow:` comments ------------------------------------------------------------------------
 
-_ALLOW = re.compile(r"#(?P<before>[^\n]*?)\ballow:\s*(?P<names>\w[\w\-, ]*)")
+_ALLOW = re.compile(r"\ballow:\s*(?P<names>\w[\w\-, ]*)")
 _COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|(#[^\n]*)')
 
 
@@ -125,17 +125,27 @@ def _is_allowed(name: str, span: Span | None) -> tuple[int, ...]:
 
 
 def _names(line: str) -> list[str]:
-    return [name for m in _ALLOW.finditer(line) for name in re.split(r"[, ]+", m["names"])]
+    return [name for _, names in _find_lists(line) for name in re.split(r"[, ]+", names)]
+
+
+def _find_lists(text: str) -> Iterator[tuple[str, str]]:
+    """What stands between a `#` and `allow:` on a line, and the names that follow. The text may
+    consist of nothing but these signs: each is looked at once."""
+    mark = text.find("#")
+    for m in _ALLOW.finditer(text):
+        if 0 <= mark < m.start():
+            yield text[mark + 1 : m.start()], m["names"]
+            mark = text.find("#", m.end())
 
 
 def _allowances(source: Source) -> Iterator[_Allowance]:
     """The names that `allow:` comments intend to allow. An `allow:` inside a sentence counts for
     nothing; if a sentence follows a name, only the name counts."""
     for comment in _COMMENT.finditer(source.text):
-        for m in _ALLOW.finditer(comment[1] or ""):
-            if m["before"].rstrip()[-1:].isalnum():
+        for before, names in _find_lists(comment[1] or ""):
+            if before.rstrip()[-1:].isalnum():
                 continue
-            listed = m["names"].split(",")
+            listed = names.split(",")
             for i, (name, *_) in enumerate(words for x in listed if (words := x.split())):
                 if i == 0 or "-" in name or name in LINTS:
                     yield _Allowance(name, Span(source, *comment.span(1)))
