@@ -3507,7 +3507,7 @@ FAULTS = (
         "hosts-at-once",
         "cuda",
         "netdsl/backends/cuda/gpu_ranks.py",
-        "        if not self._is_first_on_host:\n            self._communicator.all_gather",
+        "        if not self._communicator.is_first_on_host:\n            self._communicator.all_gather",
         "        if False:\n            self._communicator.all_gather",
         ("tests/test_nccl.py::test_all_ranks_take_the_choices_of_rank_0",),
     ),
@@ -3554,7 +3554,7 @@ FAULTS = (
     Fault(
         "gradients-summed-over-ranks",
         "train",
-        "netdsl/training/step/rank_reduction.py",
+        "netdsl/ir/collectives.py",
         "b.const(1 / ranks, x.type.dtype)",
         "b.const(1.0, x.type.dtype)",
         ("tests/test_ranks_training.py",),

@@ -10,12 +10,11 @@ from typing import Any, Literal
 from netdsl.errors import fail
 from netdsl.globs import matches_any_glob
 from netdsl.ir.builder import Builder
+from netdsl.ir.collectives import mean_over_ranks
 from netdsl.layers.init import Fans, Initialiser
 from netdsl.signature import BoundCall, Signature
 from netdsl.types import Node, TensorType, dims
 
-LAST_BUCKET = 1
-"""The bucket of collectives that is reduced last; the others have higher numbers."""
 MAX_PARTS = 1024
 """How many parts a layer may be composed of, such as the rows of a border."""
 
@@ -110,7 +109,7 @@ class Site:
 
     def mean_over_ranks(self, x: Node) -> Node:
         """Emits the mean over all ranks, which the following layers wait for."""
-        return self.b.mul(self.b.all_reduce(x, bucket=0), self.b.const(1 / self.ranks))
+        return mean_over_ranks(self.b, x, self.ranks)
 
     def update(self, state: Node, value: Node) -> None:
         """Makes `value` replace `state` at the end of a training step."""

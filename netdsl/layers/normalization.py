@@ -7,9 +7,10 @@ import math
 from typing import Any
 
 from netdsl.errors import fail
+from netdsl.ir.collectives import LAST_BUCKET
 from netdsl.ir.views import extract_row
 from netdsl.layers.init import ChannelInitialiser
-from netdsl.layers.layer import LAST_BUCKET, Layer, Site, advise_groups, channel_count, image_shape
+from netdsl.layers.layer import Layer, Site, advise_groups, channel_count, image_shape
 from netdsl.parameter_types import Boolean, Choice, Float, Integer
 from netdsl.signature import BoundCall, Param, Signature
 from netdsl.types import Node

@@ -48,8 +48,3 @@ def find_waits(flow: DataflowGraph, kernels: Sequence[Kernel]) -> Mapping[int, t
 
 def _reads(flow: DataflowGraph, reader: Kernel, collective: Kernel) -> bool:
     return not {flow.base[name] for name in reader.inputs}.isdisjoint(collective.outputs)
-
-
-def count_reduced_bytes(flow: DataflowGraph, kernel: Kernel) -> int:
-    """Returns the bytes that a rank contributes to a collective."""
-    return sum(flow.nodes[n].type.nbytes for n in kernel.outputs)

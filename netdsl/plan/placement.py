@@ -63,6 +63,10 @@ class Placement:
         (first, last), (start, stop) = self.byte_range(), other.byte_range()
         return self.buffer == other.buffer and first < stop and start < last
 
+    def has_same_elements(self, other: Placement) -> bool:
+        """Returns whether both values are the same elements of one buffer."""
+        return self.buffer == other.buffer and self.layout.has_same_elements(other.layout)
+
     def padded_layout(self) -> Layout:
         """Returns the layout of the value including the zeros around it."""
         if self.padding is None:

@@ -39,8 +39,6 @@ class GpuRanks:
         self._communicator, self._device = communicator, device
         self._nccl: NcclCommunicator | None = None
         self._plan: Plan | None = None
-        hosts, rank = communicator.hosts, communicator.rank
-        self._is_first_on_host = hosts.index(hosts[rank]) == rank
 
     def open_nccl(self, deterministic: bool) -> NcclCommunicator:
         """Returns NCCL's communicator; all ranks make it together."""
@@ -61,7 +59,7 @@ class GpuRanks:
         if self._communicator.is_root:
             return
         _take_choices(device, json.loads(self._communicator.broadcast(b"")))
-        if not self._is_first_on_host:
+        if not self._communicator.is_first_on_host:
             self._communicator.all_gather(b"")
 
     def end_plan(self, device: Device) -> None:
@@ -69,13 +67,13 @@ class GpuRanks:
         if self._plan is None:
             return
         self._plan = None
-        if self._is_first_on_host:
+        if self._communicator.is_first_on_host:
             device.finish_compiling()
         if self._communicator.is_root:
             self._communicator.broadcast(json.dumps(_export_choices(device)).encode())
         else:
             _check_choices(device, self._communicator)
-        if self._is_first_on_host:
+        if self._communicator.is_first_on_host:
             self._communicator.all_gather(b"")
 
 

@@ -53,7 +53,7 @@ def place_values(plan: Plan, kernel: Kernel) -> ReducedValues:
                 f"reduced {name}", target.dtype, make_contiguous(source.layout.shape)
             )
             store.append((buffer, target))
-        if source.buffer != buffer.buffer or not source.layout.has_same_elements(buffer.layout):
+        if not source.has_same_elements(buffer):
             load.append((source, buffer))
         buffers.append(buffer)
     return ReducedValues(tuple(load), tuple(buffers), tuple(store))

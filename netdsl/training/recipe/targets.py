@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from netdsl.ir.builder import Builder
+from netdsl.ir.collectives import mean_over_ranks
 from netdsl.types import Node
 
 LABEL_THRESHOLD = 0.5
@@ -32,7 +33,7 @@ class Targets:
         their batches, if `total` is the sum of weights of this one."""
         if self.ranks == 1:
             return total
-        return b.mul(b.all_reduce(total, bucket=0), b.const(1 / self.ranks))
+        return mean_over_ranks(b, total, self.ranks)
 
     def smooth(self, b: Builder, smoothing: float = 0.0) -> Node:
         """The targets as [N, classes]: 1 at the label and 0 elsewhere, or the given distribution,

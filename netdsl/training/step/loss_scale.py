@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from netdsl.ir.builder import Builder
-from netdsl.layers.layer import LAST_BUCKET
+from netdsl.ir.collectives import LAST_BUCKET
 from netdsl.signature import BoundCall
 from netdsl.training.recipe.losses import pairwise_sum
 from netdsl.training.recipe.precision import MAX_SCALE, MIN_SCALE

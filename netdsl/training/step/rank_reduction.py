@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from netdsl.ir.builder import Builder
-from netdsl.layers.layer import LAST_BUCKET
+from netdsl.ir.collectives import LAST_BUCKET, mean_over_ranks
 from netdsl.training.step.buckets import partition_buckets
 from netdsl.types import Node, TensorType
 
@@ -47,8 +47,3 @@ def reduce_results(b: Builder, results: Mapping[str, Node], ranks: int) -> dict[
     signals = b.input(SIGNAL_VALUES, TensorType((len(SIGNALS),), b.dtype))
     with b.at(None, f"reduce.{SIGNAL_VALUES}"):
         return means | {SIGNAL_VALUES: b.all_reduce(signals, bucket=LAST_BUCKET)}
-
-
-def mean_over_ranks(b: Builder, x: Node, ranks: int, bucket: int) -> Node:
-    """The mean; the factor becomes part of a kernel that reads it."""
-    return b.mul(b.all_reduce(x, bucket=bucket), b.const(1 / ranks, x.type.dtype))
