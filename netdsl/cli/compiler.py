@@ -36,7 +36,7 @@ BatchOption = Annotated[
     int | None,
     typer.Option(min=1, max=2**20, help="Images per batch; default: the recipe's batch, else 1."),
 ]
-RanksOption = Annotated[
+StepRanksOption = Annotated[
     int,
     typer.Option(
         min=1,
@@ -56,7 +56,7 @@ def compile_(
     file: FileArgument,
     train: TrainOption = False,
     batch: BatchOption = None,
-    ranks: RanksOption = 1,
+    ranks: StepRanksOption = 1,
     device: DeviceOption = "model",
     emit: Annotated[
         str | None,

@@ -81,6 +81,10 @@ class Communicator(ABC):
         """Returns what `make` returns on rank 0, where alone it is called."""
         return self.broadcast(make() if self.is_root else b"")
 
+    def share_flag(self, find: Callable[[], bool]) -> bool:
+        """Returns what `find` returns on rank 0, where alone it is called."""
+        return bool(self.share(lambda: b"1" if find() else b""))
+
 
 class OneRank(Communicator):
     """A run of a single process."""
@@ -104,6 +108,9 @@ class OneRank(Communicator):
 
     def broadcast_array(self, array: Buffer) -> None:
         """There is nobody else."""
+
+    def any(self, flag: bool) -> bool:
+        return flag
 
 
 ONE_RANK = OneRank()

@@ -54,7 +54,7 @@ def launch(
     if resume is None:
         yield _launch_new(file, out, settings, parse)
         return
-    is_locked = not is_preview and bool(communicator.share(lambda: _flag(resume.is_dir())))
+    is_locked = not is_preview and communicator.share_flag(resume.is_dir)
     locks = lock_directories(resume, communicator=communicator) if is_locked else nullcontext()
     with locks:
         yield _launch_again(file, out, resume, settings, communicator)
@@ -73,11 +73,11 @@ def launch_or_continue(
     before. The directory is locked for the duration of the block. Raises NetError if the run there
     has another recipe."""
     new = _launch_new(file, out, settings, parse)
-    if not communicator.share(lambda: _flag(out.is_dir())):
+    if not communicator.share_flag(out.is_dir):
         yield new
         return
     with lock_directories(out, communicator=communicator):
-        if not communicator.share(lambda: _flag((out / "recipe.net").is_file())):
+        if not communicator.share_flag((out / "recipe.net").is_file):
             yield new
             return
         if communicator.is_root:
@@ -86,10 +86,6 @@ def launch_or_continue(
             check_same_recipe(out, asked, pin)
         found = load_continuation(out, (), communicator)
         yield Launch(found.program, None, out, found.saved, is_new=False)
-
-
-def _flag(value: bool) -> bytes:
-    return b"1" if value else b""
 
 
 def _launch_new(

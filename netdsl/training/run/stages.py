@@ -114,14 +114,13 @@ def _run_stage(
     saved = share_checkpoint(communicator, lambda: load_last(out))
     recipe = resolve_recipe(program, name)
     over = saved is not None and load_progress(saved).is_finished(recipe)
-    if not over or not communicator.share(lambda: _has_results(out)):
+    if not over or not communicator.share_flag(lambda: _has_results(out)):
         run(Trainer(program, name, backend, data, start, saved, on_phase), out)
     found = share_checkpoint(communicator, lambda: checkpoint.load(best))
     assert found is not None
     return found
 
 
-def _has_results(out: Path) -> bytes:
-    """A byte if a stage has its best weights and has been tested, else none."""
-    is_tested = bool(read_test_metrics(out / "metrics.jsonl"))
-    return b"1" if is_tested and (out / f"best{SUFFIX}").is_file() else b""
+def _has_results(out: Path) -> bool:
+    """Whether a stage has its best weights and has been tested."""
+    return bool(read_test_metrics(out / "metrics.jsonl")) and (out / f"best{SUFFIX}").is_file()

@@ -41,28 +41,27 @@ def compile_step(
     return _compile(build, network, watch, (*forward, *_precision_passes(recipe)))
 
 
-@pause_garbage_collection()
 def compile_accumulation(network: Network, recipe: Recipe) -> Graph:
     """A batch whose gradients are only accumulated, ready for planning."""
+    return _compile_batch(accumulating_graph, network, recipe)
 
-    def build(n: Network) -> Graph:
-        return _apply_recompute(accumulating_graph(n, recipe), n, recipe)
 
-    return _compile(
-        build, network, None, (*pass_manager.FORWARD_PASSES, *_precision_passes(recipe))
-    )
+def compile_gradients(network: Network, recipe: Recipe) -> Graph:
+    """A batch with its gradients as outputs, ready for planning."""
+    return _compile_batch(gradient_graph, network, recipe)
 
 
 @pause_garbage_collection()
-def compile_gradients(network: Network, recipe: Recipe) -> Graph:
-    """A batch with its gradients as outputs, ready for planning."""
+def _compile_batch(
+    make: Callable[[Network, Recipe], Graph], network: Network, recipe: Recipe
+) -> Graph:
+    """A batch without an update of the weights, compiled like a step."""
 
     def build(n: Network) -> Graph:
-        return _apply_recompute(gradient_graph(n, recipe), n, recipe)
+        return _apply_recompute(make(n, recipe), n, recipe)
 
-    return _compile(
-        build, network, None, (*pass_manager.FORWARD_PASSES, *_precision_passes(recipe))
-    )
+    passes = (*pass_manager.FORWARD_PASSES, *_precision_passes(recipe))
+    return _compile(build, network, None, passes)
 
 
 def _precision_passes(recipe: Recipe) -> tuple[Pass, ...]:
