@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from operator import itemgetter
 
 import numpy as np
 
@@ -19,9 +20,9 @@ from netdsl.types import Graph
 def checksum(state: State) -> str:
     """A checksum of all values of all states."""
     digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
+    for name, array in sorted(state.arrays.items(), key=itemgetter(0)):  # one by one in memory
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value).view(np.uint8).data)
+        digest.update(np.ascontiguousarray(state.backend.download(array)).view(np.uint8).data)
     return digest.hexdigest()
 
 
